@@ -1,0 +1,86 @@
+"""Projected gradient descent (Madry et al. 2018) on any number of modalities and heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target, take
+from robustbench_med.api.errors import UserError
+from robustbench_med.api.objective import Loss, loss_by_name
+from robustbench_med.config import Fraction
+
+
+@dataclass(frozen=True)
+class PGD(Attack):
+    """PGD: signed steps (Linf) or normalised steps (L2), projected after each.
+
+    Attributes:
+        steps: gradient steps of each restart.
+        step_size: in units of the pixel range; epsilon / 4 of each modality when not given.
+        restarts: random starts; each goes on with the samples that still stand.
+        random_start: start from a uniform point of the ball instead of the clean image.
+        loss: "cross-entropy" or "margin".
+        keep: "best" returns the strongest iterate of each sample; "last" the last one, as
+            papers' reference code does, and then goes on after success.
+    """
+
+    steps: int = 40
+    step_size: Fraction | None = None
+    restarts: int = 1
+    random_start: bool = True
+    loss: str = "cross-entropy"
+    keep: Literal["best", "last"] = "best"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise UserError("pgd: steps and restarts must be 1 or more")
+        if self.step_size is not None and self.step_size <= 0:
+            raise UserError(f"pgd: step-size is {self.step_size:g}; it must be positive")
+        if self.keep == "last" and self.restarts > 1:
+            raise UserError("pgd: keep=last goes with one restart; the restarts are compared by their best")
+
+    def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
+        loss, best = loss_by_name(self.loss), Best(batch, target)
+        everyone = torch.arange(len(batch), device=best.loss.device)
+        last: Mapping[str, Tensor] = batch.inputs
+        for restart in range(self.restarts):
+            index = everyone[best.unfinished(everyone)]
+            if len(index) == 0:
+                break
+            last = self._climb(target, batch, index, best, loss, restart)
+        return dict(last) if self.keep == "last" else best.inputs
+
+    def _climb(
+        self, target: Target, batch: Batch, index: Tensor, best: Best, loss: Loss, restart: int
+    ) -> Mapping[str, Tensor]:
+        """One restart on the samples at ``index``; returns the last iterate of those."""
+        part = batch.take(index)
+        current: Mapping[str, Tensor] = part.inputs
+        if self.random_start:
+            current = target.threat.random_start(part.inputs, part.ids, target.seed, restart)
+        for _ in range(self.steps):
+            seen = target.evaluate(current, part.labels, loss)
+            best.update(index, current, seen)
+            current = self._step(target, current, part.inputs, seen)
+            unfinished = best.unfinished(index)
+            if self.keep == "best" and not unfinished.all():
+                still = torch.nonzero(unfinished).squeeze(1)
+                index, part, current = index[still], part.take(still), take(current, still)
+            if len(index) == 0:
+                return current
+        best.update(index, current, target.evaluate(current, part.labels, loss, gradient=False))
+        return current
+
+    def _step(
+        self, target: Target, current: Mapping[str, Tensor], clean: Mapping[str, Tensor], seen: Evaluation
+    ) -> dict[str, Tensor]:
+        moved = dict(current)
+        for name, budget in target.threat.budgets.items():
+            step = budget.epsilon / 4 if self.step_size is None else self.step_size
+            moved[name] = budget.ascend(current[name].detach(), seen.gradients[name], step)
+        return target.threat.project(moved, clean)

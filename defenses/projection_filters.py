@@ -1,0 +1,152 @@
+"""Random projection filters (RPF): Dong & Xu, CVPR 2023, as MAIL's authors put them into EMILA."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustbench_med.api.defense import Defense
+from robustbench_med.api.errors import UserError
+from robustbench_med.api.layers import SameConv2d, pad_same, start_like_keras
+from robustbench_med.api.model import FusionModel
+from robustbench_med.api.randomness import RandomLayer
+
+Layout = Literal["appended", "replaced"]
+
+
+@dataclass(frozen=True)
+class ProjectionFilters(Defense):
+    """Part of the filters of each convolution become random kernels, drawn anew at every forward.
+
+    Kernels are N(0, 1/k²) for a k×k filter, have no bias, and are shared by the batch.
+
+    Attributes:
+        ratio: share of the filters that are random, 0 to 1. 0, as in the released Robust-MAIL,
+            changes nothing; its authors' earlier definition had 0.25.
+        layout: "appended" puts the random filters last (the release's effective definition);
+            "replaced" keeps every trained kernel and overrides the last ones, of each group in a
+            grouped convolution (the release's overridden first definition).
+    """
+
+    ratio: float = 0.25
+    layout: Layout = "appended"
+
+    def apply(self, model: FusionModel) -> None:
+        if not 0 <= self.ratio < 1:
+            raise UserError(f"projection-filters: ratio is {self.ratio:g}; it must be in [0, 1)")
+        sites = model.sites("convolution")
+        if not sites:
+            raise model.no_such_hook("convolution", "projection-filters")
+        for site in sites:
+            conv = model.get_submodule(site)
+            if not isinstance(conv, SameConv2d):
+                raise UserError(
+                    f"projection-filters does not know the layer at {site}; it needs a SameConv2d"
+                )
+            count = round(self.ratio * conv.out_channels)
+            if count:
+                model.install(site, randomized(conv, count, self.layout))
+
+
+def randomized(conv: SameConv2d, count: int, layout: Layout = "appended") -> RandomLayer:
+    """``conv`` with ``count`` of its filters random, its start values taken over."""
+    if layout == "replaced":
+        return ReplacedFilters(conv, count)
+    return AppendedDepthwise(conv, count) if _is_depthwise(conv) else AppendedFilters(conv, count)
+
+
+def _is_depthwise(conv: SameConv2d) -> bool:
+    return conv.groups == conv.in_channels == conv.out_channels and conv.kernel_size[0] > 1
+
+
+class _RandomKernels(RandomLayer):
+    shared_by = "batch"
+
+    def draw(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        return self.noise.normal(f"{self.site}.kernel", shape, 1 / shape[-1], like)
+
+
+class AppendedFilters(_RandomKernels):
+    """A (grouped) convolution whose last ``count`` filters are random and see all input channels."""
+
+    def __init__(self, conv: SameConv2d, count: int) -> None:
+        super().__init__()
+        trained = conv.out_channels - count
+        # Trained and random filters each split into the groups; narrow nets must use fewer.
+        groups = math.gcd(conv.groups, trained, count)
+        kernel, stride = conv.kernel_size[0], conv.stride[0]
+        self.trained = SameConv2d(conv.in_channels, trained, kernel, stride, groups, conv.bias is not None)
+        self.kernel_shape = (count, conv.in_channels // groups, kernel, kernel)
+        if groups == conv.groups:
+            _take_over(self.trained, conv, trained)
+        else:
+            start_like_keras(self.trained)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernels = self.draw(self.kernel_shape, x)
+        return torch.cat([self.trained(x), _conv_like(self.trained, x, kernels)], 1)
+
+
+class AppendedDepthwise(_RandomKernels):
+    """A depthwise convolution whose last ``count`` channels have random kernels."""
+
+    def __init__(self, conv: SameConv2d, count: int) -> None:
+        super().__init__()
+        trained = conv.out_channels - count
+        kernel, stride = conv.kernel_size[0], conv.stride[0]
+        self.trained = SameConv2d(trained, trained, kernel, stride, trained, conv.bias is not None)
+        self.kernel_shape = (count, 1, kernel, kernel)
+        _take_over(self.trained, conv, trained)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, last = x.split([self.trained.out_channels, self.kernel_shape[0]], 1)
+        kernels = self.draw(self.kernel_shape, x)
+        return torch.cat([self.trained(first), _conv_like(self.trained, last, kernels)], 1)
+
+
+class ReplacedFilters(_RandomKernels):
+    """All filters are trained; random kernels override the last ``count`` of them.
+
+    In a grouped convolution the last filters of every group are overridden and lose their bias;
+    in a depthwise one the last channels are, and keep it.
+    """
+
+    mask: Tensor
+
+    def __init__(self, conv: SameConv2d, count: int) -> None:
+        super().__init__()
+        self.trained = conv
+        self.keeps_bias = _is_depthwise(conv)
+        groups = 1 if self.keeps_bias else conv.groups
+        per_group, random = conv.out_channels // groups, round(count / groups)
+        mask = torch.zeros(conv.out_channels, dtype=torch.bool).view(groups, per_group)
+        mask[:, per_group - random :] = True
+        self.register_buffer("mask", mask.view(-1, 1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.trained.weight, self.trained.bias
+        kernels = torch.where(self.mask, self.draw(tuple(weight.shape), x), weight)
+        if bias is not None and not self.keeps_bias:
+            bias = bias.masked_fill(self.mask.view(-1), 0)
+        return _conv_like(self.trained, x, kernels, bias)
+
+
+def _take_over(new: SameConv2d, old: SameConv2d, filters: int) -> None:
+    """Start ``new`` from the first ``filters`` filters of ``old``."""
+    with torch.no_grad():
+        new.weight.copy_(old.weight[:filters])
+        if new.bias is not None and old.bias is not None:
+            new.bias.copy_(old.bias[:filters])
+
+
+def _conv_like(conv: SameConv2d, x: Tensor, kernels: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Convolve with other kernels at the stride, padding and groups of ``conv``."""
+    size, stride = conv.kernel_size[0], conv.stride[0]
+    padded = x if stride == 1 else pad_same(x, size, stride)
+    groups = x.shape[1] // kernels.shape[1]
+    return F.conv2d(padded, kernels, bias, stride, conv.padding, groups=groups)

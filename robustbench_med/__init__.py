@@ -1,0 +1,1 @@
+"""robustbench-med: robust accuracy of multimodal medical classifiers that can be trusted."""

@@ -1,0 +1,1 @@
+"""The small public API: what plug-ins import, and what the harness promises them."""

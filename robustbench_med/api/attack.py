@@ -1,0 +1,187 @@
+"""The contract of an attack: what it is given and what it gives back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustbench_med.api.errors import UserError
+from robustbench_med.api.model import FusionModel
+from robustbench_med.api.objective import Goal, Loss
+from robustbench_med.api.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples under attack.
+
+    Attributes:
+        inputs: modalities (B, C, H, W) in [0, 1].
+        labels: tasks (B,).
+        ids: B sample ids; random starts derive from them.
+    """
+
+    inputs: Mapping[str, Tensor]
+    labels: Mapping[str, Tensor]
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, index: Tensor) -> Batch:
+        """The samples at ``index`` (B',)."""
+        return Batch(
+            take(self.inputs, index), take(self.labels, index), tuple(self.ids[i] for i in index.tolist())
+        )
+
+
+@dataclass
+class Passes:
+    """Samples sent through the model, forwards and backwards."""
+
+    forward: int = 0
+    backward: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the model says about some inputs, averaged over the EOT draws.
+
+    Attributes:
+        loss: mean over draws, (B,).
+        success: ``Goal.success``, mean over draws, (B,).
+        gradients: per attacked modality the gradient of ``loss``, {} unless asked for.
+    """
+
+    loss: Tensor
+    success: Tensor
+    gradients: Mapping[str, Tensor]
+
+
+@dataclass
+class Target:
+    """The model as the attacker may use it: under a threat model, with every pass counted.
+
+    Attributes:
+        model: in evaluation mode, its parameters frozen.
+        eot: draws of the model's randomness behind each loss and gradient; 1 if deterministic.
+        seed: for random starts; derive from it by name, never draw from a shared stream.
+    """
+
+    model: FusionModel
+    threat: ThreatModel
+    goal: Goal
+    eot: int
+    seed: int
+    passes: Passes
+
+    @property
+    def deterministic(self) -> bool:
+        """True when a sample seen broken once is broken for good."""
+        return self.model.draws_shared_by == "none"
+
+    def evaluate(
+        self, inputs: Mapping[str, Tensor], labels: Mapping[str, Tensor], loss: Loss, gradient: bool = True
+    ) -> Evaluation:
+        """Loss, success and (if asked) the gradient with respect to the attacked modalities only.
+
+        The mean over ``eot`` draws is a gradient of the expected loss (Athalye et al. 2018).
+        """
+        leaves = {name: inputs[name].detach() for name in self.threat.budgets}
+        with torch.set_grad_enabled(gradient):
+            for leaf in leaves.values():
+                leaf.requires_grad_(gradient)
+            draws = [self._draw({**inputs, **leaves}, labels, loss) for _ in range(self.eot)]
+        self.passes.forward += self.eot * len(draws[0].loss)
+        self.passes.backward += self.eot * len(draws[0].loss) if gradient else 0
+        return draws[0] if self.eot == 1 else _mean(draws)
+
+    def _draw(self, inputs: Mapping[str, Tensor], labels: Mapping[str, Tensor], loss: Loss) -> Evaluation:
+        logits = self.model(inputs)
+        losses = self.goal.loss(loss, logits, labels)
+        gradients: dict[str, Tensor] = {}
+        if losses.requires_grad:
+            attacked = [inputs[name] for name in self.threat.budgets]
+            gradients = dict(
+                zip(self.threat.budgets, torch.autograd.grad(losses.sum(), attacked), strict=True)
+            )
+        with torch.no_grad():
+            success = self.goal.success(logits, labels)
+        return Evaluation(losses.detach(), success, gradients)
+
+
+class Best:
+    """The strongest adversarial inputs met so far, per sample.
+
+    Deterministic models: the higher success, then the higher loss. Random models: the higher mean
+    loss over the draws, since success in some draws is no success (evaluation.md, section 2).
+    """
+
+    def __init__(self, batch: Batch, target: Target) -> None:
+        self.batch, self.target = batch, target
+        self.inputs = {n: x.clone() if n in target.threat.budgets else x for n, x in batch.inputs.items()}
+        count, device = len(batch), next(iter(batch.inputs.values())).device
+        self.loss = torch.full((count,), -torch.inf, device=device)
+        self.success = torch.zeros(count, device=device)
+
+    def update(self, index: Tensor, inputs: Mapping[str, Tensor], seen: Evaluation) -> None:
+        """Keep the samples of ``inputs`` (for batch positions ``index``) that are stronger."""
+        better = seen.loss > self.loss[index]
+        if self.target.deterministic:
+            known = self.success[index]
+            better = (seen.success > known) | (better & (seen.success == known))
+        where = index[better]
+        self.loss[where], self.success[where] = seen.loss[better], seen.success[better]
+        for name in self.target.threat.budgets:
+            self.inputs[name][where] = inputs[name].detach()[better]
+
+    def unfinished(self, index: Tensor) -> Tensor:
+        """Which of the samples at ``index`` are worth attacking further, bool (len(index),)."""
+        if not self.target.deterministic:
+            return torch.ones_like(index, dtype=torch.bool)
+        return self.success[index] < 1
+
+
+class Attack(ABC):
+    """Write a frozen dataclass whose fields are the attack's parameters and register it under
+    ``robustbench_med.attacks``. The command line and configs set the fields by name; records
+    repeat them.
+    """  # noqa: D205 (the first sentence is the instruction)
+
+    @classmethod
+    def variant_of(cls, variant: str) -> dict[str, str]:
+        """Fields set by what follows the colon in ``--attack name:variant``; adapters use it.
+
+        Raises:
+            UserError: this attack has no variants, or not that one.
+        """
+        raise UserError(f"{cls.__name__} has no variants; drop ':{variant}' from --attack")
+
+    @abstractmethod
+    def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
+        """Return all modalities: attacked ones inside ball and box, the others as they were.
+
+        Raises:
+            UserError: the attack cannot express this threat model or this model.
+        """
+
+
+def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+    """The samples at ``index`` of every tensor."""
+    return {name: tensor[index] for name, tensor in tensors.items()}
+
+
+def _mean(draws: list[Evaluation]) -> Evaluation:
+    def mean(tensors: list[Tensor]) -> Tensor:
+        return torch.stack(tensors).mean(0)
+
+    names = draws[0].gradients
+    return Evaluation(
+        mean([d.loss for d in draws]),
+        mean([d.success for d in draws]),
+        {name: mean([d.gradients[name] for d in draws]) for name in names},
+    )

@@ -1,0 +1,128 @@
+"""Layers that models and defenses share.
+
+They follow Keras' conventions, so that released weights reproduce their outputs.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BATCH_NORM_EPSILON = 1e-3
+BATCH_NORM_MOMENTUM = 0.01  # Keras' 0.99, said the other way round
+GATE_REDUCTION = 4
+
+
+def batch_norm(features: int) -> nn.BatchNorm2d:
+    """Batch normalisation with Keras' epsilon and momentum."""
+    return nn.BatchNorm2d(features, eps=BATCH_NORM_EPSILON, momentum=BATCH_NORM_MOMENTUM)
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after an axis under "same" padding (asymmetric at even size, stride 2)."""
+    total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def pad_same(x: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
+    """Pad (B, C, H, W) so that a valid window operation yields ceil(size / stride)."""
+    top, bottom = same_padding(x.shape[-2], kernel, stride)
+    left, right = same_padding(x.shape[-1], kernel, stride)
+    if not (top or bottom or left or right):
+        return x
+    return F.pad(x, (left, right, top, bottom), value=value)
+
+
+class SameConv2d(nn.Conv2d):
+    """A square convolution with "same" padding."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = True
+    ) -> None:
+        # At stride 1 the padding is symmetric and the convolution does it itself, for free.
+        padding = kernel // 2 if stride == 1 else 0
+        super().__init__(inputs, outputs, kernel, stride, padding, groups=groups, bias=bias)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name torch uses)
+        stride, kernel = self.stride[0], self.kernel_size[0]
+        return super().forward(input if stride == 1 else pad_same(input, kernel, stride))
+
+
+class SameMaxPool2d(nn.Module):
+    """Max-pooling over 3×3 windows at stride 2 with "same" padding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(pad_same(x, 3, 2, value=-math.inf), 3, 2)
+
+
+class Stem(nn.Sequential):
+    """Convolution 7×7 stride 2, batch norm, ReLU, max-pool 3 stride 2: (H, W) to (H/4, W/4)."""
+
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__()
+        self.conv = SameConv2d(channels, features, 7, stride=2)
+        self.norm = batch_norm(features)
+        self.act = nn.ReLU()
+        self.pool = SameMaxPool2d()
+
+
+class ChannelGate(nn.Module):
+    """Scales the fused map by a channel attention and adds the shortcut: ReLU(shortcut + u·g).
+
+    The released pooling (min + avg + max + sum) + (max - avg - min) is 2·max + sum: min and mean
+    cancel. ``scale`` is the one trainable scalar on the gate's logits.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Linear(features, max(features // GATE_REDUCTION, 1))
+        self.excite = nn.Linear(self.squeeze.out_features, features)
+        self.scale = nn.Parameter(torch.full((1,), 0.05))
+
+    def logits(self, fused: Tensor) -> Tensor:
+        """Gate logits before the scale: (B, C, H, W) to (B, C)."""
+        pooled = 2 * fused.amax((2, 3)) + fused.sum((2, 3))
+        out: Tensor = self.excite(F.relu(self.squeeze(pooled)))
+        return out
+
+    def forward(self, fused: Tensor, shortcut: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.scale * self.logits(fused))
+        return F.relu(shortcut + fused * gate[:, :, None, None])
+
+
+def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """View the channels as (groups, C / groups), swap the two axes, flatten again."""
+    b, c, h, w = x.shape
+    return x.view(b, groups, c // groups, h, w).transpose(1, 2).reshape(b, c, h, w)
+
+
+def start_like_keras(module: nn.Module) -> None:
+    """Glorot-uniform kernels with Keras' fans and zero biases, in place.
+
+    Keras counts a depthwise kernel (k, k, C, 1) as fan-in k²·C and fan-out k², so its start
+    values are much smaller than PyTorch's; nets of this family learn worse without that.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            _glorot(layer.weight, *_fans(layer))
+        elif isinstance(layer, nn.Linear):
+            _glorot(layer.weight, layer.in_features, layer.out_features)
+        else:
+            continue
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def _fans(conv: nn.Conv2d) -> tuple[int, int]:
+    area = conv.kernel_size[0] * conv.kernel_size[1]
+    if conv.groups == conv.in_channels == conv.out_channels and area > 1:
+        return area * conv.in_channels, area
+    return area * conv.in_channels // conv.groups, area * conv.out_channels
+
+
+def _glorot(weight: Tensor, fan_in: int, fan_out: int) -> None:
+    limit = math.sqrt(6 / (fan_in + fan_out))
+    nn.init.uniform_(weight, -limit, limit)

@@ -1,0 +1,140 @@
+"""What the attacker may change, by how much, and what counts as success (evaluation.md, section 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from robustbench_med.api.errors import UserError
+from robustbench_med.seeding import generator
+
+Norm = Literal["linf", "l2"]
+
+# Float32 cannot represent clean + epsilon exactly; a perturbation may be longer by this much.
+ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The ball and box of one attacked modality.
+
+    Attributes:
+        norm: "linf" or "l2", per sample over all its pixels.
+        epsilon: radius in units of the pixel range, 0 to 1 for Linf.
+        low, high: the box.
+
+    Raises:
+        UserError: a negative radius, or an Linf radius over 1 (4/255 is 0.0157).
+    """
+
+    norm: Norm
+    epsilon: float
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epsilon < float("inf"):
+            raise UserError(f"epsilon is {self.epsilon:g}; it must be 0 or more, such as 4/255")
+        if self.norm == "linf" and self.epsilon > 1:
+            raise UserError(
+                f"epsilon is {self.epsilon:g}, but pixels span 0 to 1; write {self.epsilon:g}/255 "
+                "if you mean grey levels"
+            )
+
+    def project(self, candidate: Tensor, clean: Tensor) -> Tensor:
+        """The nearest point of ball and box; exact for Linf, ball then box for L2."""
+        if self.norm == "linf":
+            lowest, highest = (
+                (clean - self.epsilon).clamp_(min=self.low),
+                (clean + self.epsilon).clamp_(max=self.high),
+            )
+            return torch.minimum(torch.maximum(candidate, lowest), highest)
+        delta = candidate - clean
+        length = _lengths(delta)
+        # Shrinking towards a clean point inside the box keeps both constraints.
+        return (clean + delta * (self.epsilon / length.clamp_min(1e-12)).clamp_max(1)).clamp(
+            self.low, self.high
+        )
+
+    def ascend(self, current: Tensor, gradient: Tensor, step: float) -> Tensor:
+        """One step of size ``step`` along the steepest ascent in this norm."""
+        if self.norm == "linf":
+            return current + step * gradient.sign()
+        return current + step * gradient / _lengths(gradient).clamp_min(1e-12)
+
+    def violation(self, adversarial: Tensor, clean: Tensor) -> float:
+        """How far the worst sample lies outside ball or box (0 or less: inside)."""
+        delta = adversarial - clean
+        length = delta.abs().max() if self.norm == "linf" else _lengths(delta).max()
+        outside = torch.stack(
+            [length - self.epsilon, self.low - adversarial.min(), adversarial.max() - self.high]
+        )
+        return float(outside.max())
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """A budget per attacked modality; the others must come back bit-identical."""
+
+    budgets: Mapping[str, Budget]
+
+    def project(self, candidate: Mapping[str, Tensor], clean: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Project the attacked modalities; the others are the clean tensors themselves."""
+        return {
+            name: self.budgets[name].project(candidate[name], x) if name in self.budgets else x
+            for name, x in clean.items()
+        }
+
+    def random_start(
+        self, clean: Mapping[str, Tensor], ids: Sequence[str], seed: int, restart: int = 0
+    ) -> dict[str, Tensor]:
+        """A uniform point of each sample's ball, derived from (seed, sample id, restart) alone."""
+        start = dict(clean)
+        for name, budget in self.budgets.items():
+            noise = torch.stack(
+                [
+                    _ball_point(budget, clean[name][i].shape, seed, sample, name, restart)
+                    for i, sample in enumerate(ids)
+                ]
+            )
+            start[name] = budget.project(clean[name] + noise.to(clean[name]), clean[name])
+        return start
+
+    def check(self, adversarial: Mapping[str, Tensor], clean: Mapping[str, Tensor], attack: str) -> None:
+        """Make sure that an attack kept to the rules.
+
+        Raises:
+            RuntimeError: NaN, a modality that was not to be touched, or a point outside ball or
+                box. That is a bug in the attack (or in the library behind an adapter).
+        """
+        for name, x in clean.items():
+            candidate = adversarial[name]
+            if name not in self.budgets:
+                if not torch.equal(candidate, x):
+                    raise RuntimeError(f"{attack} changed the modality {name!r}, which is not attacked")
+                continue
+            if candidate.shape != x.shape or not torch.isfinite(candidate).all():
+                raise RuntimeError(f"{attack} returned NaN or misshapen {name!r} images")
+            excess = self.budgets[name].violation(candidate, x)
+            if excess > ROUNDING:
+                raise RuntimeError(f"{attack} left the ball or box of {name!r} by {excess:.2g}")
+
+
+def _lengths(x: Tensor) -> Tensor:
+    """L2 length of each sample, (B, 1, 1, 1)."""
+    return x.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+
+def _ball_point(
+    budget: Budget, shape: torch.Size, seed: int, sample: str, modality: str, restart: int
+) -> Tensor:
+    stream = generator(seed, "start", sample, modality, restart)
+    if budget.norm == "linf":
+        return (torch.rand(shape, generator=stream) * 2 - 1) * budget.epsilon
+    direction = torch.randn(shape, generator=stream)
+    radius = torch.rand(1, generator=stream) ** (1 / direction.numel())
+    return direction / direction.norm() * radius * budget.epsilon

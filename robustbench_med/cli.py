@@ -1,0 +1,182 @@
+"""The command ``robmed``. Nothing heavy is imported before it is known what to do."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from robustbench_med.api.errors import UserError
+
+LISTS = ("models", "attacks", "defenses", "datasets", "recipes")
+ATTACK_OPTIONS = ("steps", "step_size", "restarts", "loss", "keep", "random_start")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it is done, 2 for what the user must mend, 130 after Ctrl-C."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(argv)
+    try:
+        options.command(options, argv)
+    except UserError as error:
+        print(f"robmed: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("robmed: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="robmed", description="Robust accuracy of multimodal medical classifiers that can be trusted."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands.add_parser("run", help="attack a model and record its robust accuracy"))
+    _add_train(commands.add_parser("train", help="train a model from a recipe"))
+    _add_data(commands.add_parser("data", help="import data sets from their publishers' downloads"))
+    lister = commands.add_parser("list", help="list what there is, plug-ins included")
+    lister.add_argument("what", choices=LISTS)
+    lister.set_defaults(command=_list)
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("config", nargs="?", metavar="CONFIG.yaml", help="options by name; flags win over it")
+    add("--model", help="name (robmed list models) or YAML file")
+    add("--attack", help="name, or library:Class for an adapter (robmed list attacks)")
+    add("--dataset", help="data set (robmed list datasets); default phantom, synthetic and built in")
+    add("--weights", help="safetensors file; default: the shipped weights of this model and data set")
+    add("--eps", help="radius of every attacked modality, or name=radius,…; default 4/255")
+    add("--norm", help="linf (default) or l2")
+    add("--modality", help="attack only these modalities, comma-separated; default all")
+    add("--head", help="any (default), all, or one head: which must be wrong for the attacker to win")
+    add("--steps", type=int, help="gradient steps of the attack")
+    add("--step-size", help="in units of the pixel range, such as 1/255; default epsilon / 4")
+    add("--restarts", type=int, help="random starts of the attack")
+    add("--loss", help="cross-entropy (default) or margin")
+    add("--keep", help="best (default) or last iterate")
+    add("--random-start", action=argparse.BooleanOptionalAction, help="start at a random point of the ball")
+    add("--eot", type=int, help="draws behind each gradient of a random model; default 10")
+    add("--draws", type=int, help="scoring draws of a random model; default 10")
+    add("--samples", type=int, help="how many test samples, 0 for all; default 200")
+    add("--batch-size", type=int, help="default 100; changes no outcome of a deterministic model")
+    add("--seed", type=int, help="default 0")
+    add("--device", help="cpu (default), cuda, …")
+    add("--out", help="folder of run folders; default runs")
+    add("--leaderboard", help="CSV that gets the row; default OUT/leaderboard.csv")
+    parser.set_defaults(command=_run)
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="RECIPE", help="name (robmed list recipes) or YAML file")
+    parser.add_argument("--out", help="folder of weights and model card; default weights/DATASET")
+    parser.set_defaults(command=_train)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    importer = parser.add_subparsers(required=True, metavar="ACTION").add_parser(
+        "import", help="read a publisher's download into a compact local copy"
+    )
+    importer.add_argument("name", help="data set (robmed list datasets)")
+    importer.add_argument("--from", dest="source", required=True, type=Path, help="the download's folder")
+    importer.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="such as size=64 or classes=all"
+    )
+    importer.set_defaults(command=_import)
+
+
+def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    from rich.console import Console
+
+    from robustbench_med.config import read_yaml
+    from robustbench_med.report import show
+    from robustbench_med.run import run
+
+    values = read_yaml(Path(options.config)) if options.config else {}
+    result = run(_run_config(values, options))
+    console = Console(soft_wrap=True, highlight=False)
+    show(result.record, console)
+    console.print(f"\nrecord  {result.folder / 'record.json'}")
+    console.print(f"picture {result.folder / 'picture.png'}")
+    console.print(f"row     {result.leaderboard}")
+
+
+def _run_config(values: dict[str, Any], options: argparse.Namespace) -> Any:
+    from robustbench_med.config import build
+    from robustbench_med.run import RunConfig
+
+    flags = {k: v for k, v in vars(options).items() if v is not None and k not in ("command", "config")}
+    attack_options = dict(values.get("attack_options") or {})
+    attack_options |= {name: flags.pop(name) for name in ATTACK_OPTIONS if name in flags}
+    if "eps" in flags:
+        flags["eps"] = _radii(flags["eps"])
+    if "modality" in flags:
+        flags["modality"] = tuple(flags["modality"].split(","))
+    merged = {**values, **flags, "attack_options": attack_options}
+    for name in ("model", "attack"):
+        if name not in merged:
+            raise UserError(f"--{name} is missing; see what there is with: robmed list {name}s")
+    return build(RunConfig, merged, options.config or "robmed run")
+
+
+def _radii(text: str) -> float | dict[str, float]:
+    """ "4/255" or "mr=4/255,ct=2/255"."""
+    if "=" not in text:
+        return _radius(text)
+    pairs = [part.partition("=") for part in text.split(",")]
+    return {name.strip(): _radius(value) for name, _, value in pairs}
+
+
+def _radius(text: str) -> float:
+    from robustbench_med.config import fraction
+
+    try:
+        return float(fraction(text.strip()))  # type: ignore[arg-type]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"--eps: {text!r} is not a radius; write 4/255 or name=4/255,name=2/255") from error
+
+
+def _train(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    from robustbench_med.training import train, train_config
+
+    recipe = train_config(options.config)
+    out = Path(options.out or f"weights/{recipe.dataset}")
+    trained = train(recipe, out, shlex.join(["robmed", *argv]))
+    print(f"weights {trained.weights}\ncard    {trained.card}")
+
+
+def _import(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    from robustbench_med.data.catalog import import_dataset
+
+    pairs = [part.partition("=") for part in options.option]
+    for name, equals, _ in pairs:
+        if not equals:
+            raise UserError(f"--option {name}: write NAME=VALUE, such as size=64")
+    report = import_dataset(options.name, options.source, **{name: value for name, _, value in pairs})
+    print(f"{options.name}: imported into {report.folder}")
+    for name, count in report.counts.items():
+        print(f"  {name}: {count}")
+    for line in report.left_out:
+        print(f"  {line}")
+    print(f"  split sha256 {report.manifest_sha256}")
+
+
+def _list(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    from rich.console import Console
+    from rich.table import Table
+
+    from robustbench_med.listing import rows
+
+    columns, found = rows(options.what)
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in found:
+        table.add_row(*row)
+    Console(soft_wrap=True, highlight=False).print(table)

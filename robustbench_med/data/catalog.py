@@ -1,0 +1,32 @@
+"""Data sets by name, installed plug-ins included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from robustbench_med.api.dataset import SPLITS, DataSource, ImportReport, Split
+from robustbench_med.api.errors import UserError
+from robustbench_med.api.registry import Registry
+
+SOURCES: Registry[type[DataSource]] = Registry("data set", "robustbench_med.datasets")
+
+
+def load_dataset(name: str, split: str = "test") -> Split:
+    """Load one split of a data set.
+
+    Raises:
+        UserError: unknown name or split, data not imported yet, or data that is damaged.
+    """
+    if split not in SPLITS:
+        raise UserError(f"unknown split {split!r}; there are: {', '.join(SPLITS)}")
+    return SOURCES.get(name)().load(split).validate()
+
+
+def import_dataset(name: str, source: Path, **options: Any) -> ImportReport:
+    """Read a publisher's download into the compact local copy.
+
+    Raises:
+        UserError: unknown name, or a layout that is not the publisher's.
+    """
+    return SOURCES.get(name)().import_from(source, **options)

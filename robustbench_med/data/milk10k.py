@@ -1,0 +1,276 @@
+"""MILK10k: clinical close-up and dermoscopic photograph of the same skin lesion."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from robustbench_med.api.dataset import DatasetInfo, Modality, Task
+from robustbench_med.api.errors import UserError
+from robustbench_med.data import splits, store
+
+LARGE_CLASSES = ("AKIEC", "BCC", "BKL", "MEL", "NV", "SCCKA")
+PUBLISHED_COUNTS: Mapping[str, int] = {
+    "AKIEC": 303,
+    "BCC": 2522,
+    "BEN_OTH": 44,
+    "BKL": 544,
+    "DF": 52,
+    "INF": 50,
+    "MAL_OTH": 9,
+    "MEL": 450,
+    "NV": 746,
+    "SCCKA": 473,
+    "VASC": 47,
+}
+CLASS_CHOICES: Mapping[str, tuple[str, ...]] = {"large": LARGE_CLASSES, "all": tuple(PUBLISHED_COUNTS)}
+# The publisher's image_type, because nothing in a file's name or order says which image is which.
+IMAGE_TYPES: Mapping[str, str] = {"clinical: close-up": "clinical", "dermoscopic": "dermoscopic"}
+METADATA_COLUMNS = (
+    *("lesion_id", "image_type", "isic_id"),
+    *("age_approx", "sex", "skin_tone_class", "site"),
+)
+AGE_BANDS = ((30, "0-29"), (45, "30-44"), (60, "45-59"), (75, "60-74"))
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """A lesion that has a label and exactly one image of each modality.
+
+    Attributes:
+        files: per modality the file name below ``MILK10k_Training_Input/<lesion id>``.
+    """
+
+    id: str
+    label: str
+    files: Mapping[str, str]
+    subgroups: Mapping[str, str]
+
+
+class Milk10k(store.ImportedSource):
+    """The importer; options ``size`` (28 to 224, default 48) and ``classes`` (large or all)."""
+
+    name: ClassVar[str] = "milk10k"
+
+    def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options ``size`` and ``classes`` with defaults filled in."""
+        store.refuse_unknown(options, ("size", "classes"))
+        classes = options.get("classes", "large")
+        if classes not in tuple(CLASS_CHOICES):
+            raise UserError(f"option classes={classes!r}: choose one of {', '.join(CLASS_CHOICES)}")
+        return {"size": store.int_option(options, "size", 48, 28, 224), "classes": classes}
+
+    def describe(self, options: Mapping[str, Any]) -> DatasetInfo:
+        """The data set at the chosen size with the chosen classes."""
+        shape = (3, options["size"], options["size"])
+        return DatasetInfo(
+            name=self.name,
+            title="MILK10k: clinical and dermoscopic photographs of the same skin lesion",
+            pairing="paired",
+            modalities=(
+                Modality("clinical", shape, "clinical close-up photograph"),
+                Modality("dermoscopic", shape, "dermoscopic photograph"),
+            ),
+            tasks=(Task("diagnosis", CLASS_CHOICES[options["classes"]], ("clinical", "dermoscopic")),),
+            licence="CC BY-NC 4.0",
+            citation="MILK study team, MILK10k, ISIC Archive 2025, doi:10.34970/648456",
+            caveats=(
+                "The split is by lesion: the publisher gives no patient ids, so two lesions of one "
+                "patient may be in different splits.",
+                "The publisher's own test set has no public labels; this test split is carved from "
+                "its training set.",
+            ),
+            mirror=("horizontal", "vertical"),
+        )
+
+    def collect(self, source: Path, options: Mapping[str, Any]) -> store.Content:
+        """Read ``MILK10k_Training_{GroundTruth,Metadata}.csv`` and ``MILK10k_Training_Input/``.
+
+        Raises:
+            UserError: a table or image is missing or broken, or a table is not the publisher's.
+        """
+        labels = read_labels(source / "MILK10k_Training_GroundTruth.csv")
+        lesions, unlabelled = read_lesions(source / "MILK10k_Training_Metadata.csv", labels)
+        classes = CLASS_CHOICES[options["classes"]]
+        chosen = {lesion.id: lesion for lesion in lesions if lesion.label in classes}
+        if not chosen:
+            raise UserError(f"{source} has no lesion of the classes {', '.join(classes)}")
+        images = _read_images(source / "MILK10k_Training_Input", list(chosen.values()), options["size"])
+        kept, duplicates = _drop_shared_images(chosen, images)
+        partial = store.compare_counts("lesions", Counter(labels.values()), PUBLISHED_COUNTS)
+        return store.Content(
+            samples=tuple(_samples(kept)),
+            images=images,
+            files_found={"lesions": len(lesions), "images": 2 * len(lesions)},
+            left_out=(*partial, *unlabelled, *_other_classes(lesions, classes), *duplicates),
+            caveats=partial,
+        )
+
+
+def read_labels(path: Path) -> dict[str, str]:
+    """Class name per lesion id from the one-hot ground truth.
+
+    Raises:
+        UserError: a column that is no class, a class without a column, or a row not one-hot.
+    """
+    rows = list(_read_table(path, ("lesion_id", *PUBLISHED_COUNTS)))
+    for column in rows[0]:
+        if column != "lesion_id" and column not in PUBLISHED_COUNTS:
+            raise UserError(f"{path.name}: unknown class column {column!r}; this is not MILK10k's table")
+    labels = {row["lesion_id"]: _hot_class(row, path.name) for row in rows}
+    if len(labels) != len(rows):
+        raise UserError(f"{path.name}: {len(rows) - len(labels)} lesions are listed twice; download it again")
+    return labels
+
+
+def read_lesions(path: Path, labels: Mapping[str, str]) -> tuple[list[Lesion], tuple[str, ...]]:
+    """Lesions in order of their ids, and a line about metadata that has no label.
+
+    Raises:
+        UserError: an unknown image type, or a lesion without exactly one image of each type.
+    """
+    rows: dict[str, dict[str, dict[str, str]]] = {}
+    unlabelled: set[str] = set()
+    images: set[str] = set()
+    for row in _read_table(path, METADATA_COLUMNS):
+        lesion, image_type, image = row["lesion_id"], row["image_type"], row["isic_id"]
+        if image in images:
+            raise UserError(f"{path.name}: the image {image} is listed twice; download the table again")
+        images.add(image)
+        if image_type not in IMAGE_TYPES:
+            raise UserError(f"{path.name}: unknown image_type {image_type!r} of {image}")
+        if lesion not in labels:
+            unlabelled.add(lesion)
+        elif IMAGE_TYPES[image_type] in rows.setdefault(lesion, {}):
+            raise UserError(f"{path.name}: lesion {lesion} has two images of type {image_type!r}")
+        else:
+            rows[lesion][IMAGE_TYPES[image_type]] = row
+    note = (f"{len(unlabelled)} lesions without a label in the ground truth",) if unlabelled else ()
+    lesions = [_lesion(name, labels[name], rows.get(name, {}), path.name) for name in sorted(labels)]
+    return lesions, note
+
+
+def age_band(age: str) -> str:
+    """The band of an age in years given as text ("" when unknown; ValueError when no number)."""
+    years = float(age or "nan")
+    if not math.isfinite(years):
+        return ""
+    return next((band for limit, band in AGE_BANDS if years < limit), "75+")
+
+
+def _lesion(lesion: str, label: str, images: Mapping[str, Mapping[str, str]], table: str) -> Lesion:
+    for modality in IMAGE_TYPES.values():
+        if modality not in images:
+            raise UserError(f"{table}: lesion {lesion} has no {modality} image; download the table again")
+    row = images["clinical"]
+    try:
+        band = age_band(row["age_approx"])
+    except ValueError as error:
+        raise UserError(f"{table}: age {row['age_approx']!r} of lesion {lesion} is not a number") from error
+    return Lesion(
+        id=lesion,
+        label=label,
+        files={modality: f"{images[modality]['isic_id']}.jpg" for modality in IMAGE_TYPES.values()},
+        subgroups={
+            "sex": row["sex"],
+            "age_band": band,
+            "skin_tone": row["skin_tone_class"],
+            "site": row["site"],
+        },
+    )
+
+
+def _hot_class(row: Mapping[str, str], table: str) -> str:
+    try:
+        values = {name: float(row[name]) for name in PUBLISHED_COUNTS}
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{table}: the label of lesion {row['lesion_id']} is not made of numbers") from error
+    hot = [name for name, value in values.items() if value == 1.0]
+    total = sum(values.values())
+    if len(hot) != 1 or total != 1.0:
+        raise UserError(f"{table}: the label of lesion {row['lesion_id']} is not one-hot (sums to {total:g})")
+    return hot[0]
+
+
+def _read_table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Rows of a CSV file (UserError when it is missing, empty, not text or lacks a column)."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; --from must name the folder that holds it") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as a CSV table; download it again") from error
+    if not rows:
+        raise UserError(f"{path} has no rows; download it again")
+    for column in columns:
+        if column not in rows[0]:
+            raise UserError(f"{path.name}: the column {column!r} is missing; this is not MILK10k's table")
+    yield from rows
+
+
+def _read_images(folder: Path, lesions: Sequence[Lesion], size: int) -> dict[str, store.ImageSet]:
+    paths = {
+        modality: {lesion.files[modality]: folder / lesion.id / lesion.files[modality] for lesion in lesions}
+        for modality in IMAGE_TYPES.values()
+    }
+    store.require_files([path for files in paths.values() for path in files.values()], "images")
+    return {
+        modality: store.read_images(files, 3, size, f"{modality} images") for modality, files in paths.items()
+    }
+
+
+def _drop_shared_images(
+    lesions: Mapping[str, Lesion], images: Mapping[str, store.ImageSet]
+) -> tuple[list[Lesion], list[str]]:
+    """One lesion for every image (the lowest id where several share one), and a line about the rest."""
+    kept, notes = list(lesions), []
+    for modality, image_set in images.items():
+        distinct = splits.drop_duplicates(
+            kept,
+            {lesion: image_set.digests[lesions[lesion].files[modality]] for lesion in kept},
+            {lesion: lesions[lesion].label for lesion in kept},
+        )
+        kept = sorted(distinct.kept)
+        if distinct.copies:
+            notes.append(
+                f"{len(distinct.copies)} lesions whose {modality} image another lesion has too, exactly: "
+                + ", ".join(distinct.copies)
+            )
+        if distinct.conflicting:
+            notes.append(
+                f"{len(distinct.conflicting)} lesions that share a {modality} image under different labels: "
+                + ", ".join(distinct.conflicting)
+            )
+    return [lesions[lesion] for lesion in kept], notes
+
+
+def _samples(lesions: Sequence[Lesion]) -> Iterator[store.Sample]:
+    split_of = splits.assign_splits(
+        {lesion.id: lesion.label for lesion in lesions},
+        splits.Fractions(val=0.1, test=0.2),
+        seed=splits.SEED,
+        purpose="milk10k",
+    )
+    for lesion in lesions:
+        yield store.Sample(
+            split=split_of[lesion.id],
+            id=lesion.id,
+            group=lesion.id,
+            files=lesion.files,
+            labels={"diagnosis": lesion.label},
+            subgroups=lesion.subgroups,
+        )
+
+
+def _other_classes(lesions: Sequence[Lesion], classes: Sequence[str]) -> tuple[str, ...]:
+    others = Counter(lesion.label for lesion in lesions if lesion.label not in classes)
+    if not others:
+        return ()
+    listed = ", ".join(f"{name} {count}" for name, count in sorted(others.items()))
+    return (f"{sum(others.values())} lesions of classes not chosen ({listed})",)

@@ -1,0 +1,553 @@
+"""The compact local copy of an imported data set: how it is built, checked and read.
+
+``$ROBMED_HOME/datasets/<name>/`` (default ``~/.cache/robustbench-med``) holds
+
+- ``images-<modality>.npy``: uint8 (M, C, H, W), the images of one split next to each other;
+- ``manifest.csv``: a row per sample (split, id, group, rows, publisher's files, labels, subgroups);
+- ``dataset.json``: options, class names, shapes, counts, caveats and the manifest's hash.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import tempfile
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import Progress
+
+from robustbench_med.api.dataset import SPLITS, DatasetInfo, DataSource, ImportReport, Modality, Split
+from robustbench_med.api.errors import UserError
+from robustbench_med.data.splits import manifest_hash
+from robustbench_med.files import read_json, require_writable, write_json, write_text
+
+FORMAT_VERSION = 1
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one modality under the publisher's file names.
+
+    Attributes:
+        names: M distinct file names.
+        pixels: uint8 (M, C, S, S).
+        digests: per name the SHA-256 of the decoded pixels at full size.
+    """
+
+    names: tuple[str, ...]
+    pixels: NDArray[np.uint8]
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample as the publisher knows it.
+
+    Attributes:
+        files: per modality the publisher's file name.
+        labels: per task a class name.
+        subgroups: per column a value, "" when unknown.
+    """
+
+    split: str
+    id: str
+    group: str
+    files: Mapping[str, str]
+    labels: Mapping[str, str]
+    subgroups: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What an importer read from the publisher's folders.
+
+    Attributes:
+        images: per modality; images that no sample uses are not stored.
+        files_found: number of the publisher's image files per part, before anything was dropped.
+        left_out: what did not come in and why, a line each.
+        caveats: what a reader of a number on this very copy must know, besides ``info.caveats``.
+    """
+
+    samples: tuple[Sample, ...]
+    images: Mapping[str, ImageSet]
+    files_found: Mapping[str, int]
+    left_out: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Record:
+    """What ``dataset.json`` says about a local copy.
+
+    Attributes:
+        options: the import's options.
+        classes: per task the class names in label order.
+        shapes: per modality (M, C, H, W).
+        counts: samples per split ("train") and class ("train/diagnosis/MEL").
+        split_sha256: hash of the split in the form in which it is published.
+    """
+
+    format_version: int
+    name: str
+    licence: str
+    citation: str
+    options: Mapping[str, Any]
+    classes: Mapping[str, list[str]]
+    shapes: Mapping[str, list[int]]
+    counts: Mapping[str, int]
+    files_found: Mapping[str, int]
+    caveats: list[str]
+    manifest_sha256: str
+    split_sha256: str
+
+    @classmethod
+    def from_json(cls, value: Any) -> Record:
+        """Rebuild a record (AttributeError, KeyError, TypeError or ValueError when it is none)."""
+        return cls(
+            format_version=int(value["format_version"]),
+            name=str(value["name"]),
+            licence=str(value["licence"]),
+            citation=str(value["citation"]),
+            options=dict(value["options"]),
+            classes={task: [str(name) for name in names] for task, names in value["classes"].items()},
+            shapes={name: [int(side) for side in shape] for name, shape in value["shapes"].items()},
+            counts={key: int(count) for key, count in value["counts"].items()},
+            files_found={key: int(count) for key, count in value["files_found"].items()},
+            caveats=[str(caveat) for caveat in value["caveats"]],
+            manifest_sha256=str(value["manifest_sha256"]),
+            split_sha256=str(value["split_sha256"]),
+        )
+
+
+class ImportedSource(DataSource):
+    """A data set that a person downloads and imports once.
+
+    Subclasses say how to check options, describe the set and read the publisher's layout.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options with defaults filled in (UserError for an unknown name or a bad value)."""
+
+    @abstractmethod
+    def describe(self, options: Mapping[str, Any]) -> DatasetInfo:
+        """The data set as these (checked) options make it."""
+
+    @abstractmethod
+    def collect(self, source: Path, options: Mapping[str, Any]) -> Content:
+        """Read the publisher's layout (UserError when it is not what it should be)."""
+
+    def load(self, split: str) -> Split:
+        """Return a split of the local copy.
+
+        Raises:
+            UserError: no such split, not imported yet, or the copy is damaged.
+        """
+        if split not in SPLITS:
+            raise UserError(f"{self.name} has no split {split!r}; choose one of {', '.join(SPLITS)}")
+        record = read_record(self.name)
+        try:
+            info = self.describe(self.check_options(record.options))
+        except UserError as error:
+            raise _damaged(self.name, "dataset.json", f"has unusable options ({error})") from error
+        return _read_split(record, info, split)
+
+    def import_from(self, source: Path, **options: Any) -> ImportReport:
+        """Read the publisher's layout and replace the local copy by it, as a whole.
+
+        Raises:
+            UserError: an option or the layout cannot be used; the previous copy stays.
+        """
+        checked = self.check_options(options)
+        content = self.collect(Path(source), checked)
+        return _write(self.describe(checked), content, checked)
+
+
+def home() -> Path:
+    """The folder of everything this package keeps for a user: $ROBMED_HOME or a cache folder."""
+    chosen = os.environ.get("ROBMED_HOME")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "robustbench-med"
+
+
+def dataset_folder(name: str) -> Path:
+    """Where the local copy of a data set lies (whether or not it is there)."""
+    return home() / "datasets" / name
+
+
+def published_manifest(name: str) -> str | None:
+    """The text of the split this release publishes for a data set, if it publishes one."""
+    file = _configs().joinpath("manifests").joinpath(f"{name}.csv")
+    return file.read_text(encoding="utf-8") if file.is_file() else None
+
+
+def split_manifest(info: DatasetInfo, samples: Sequence[Sample]) -> str:
+    """The split as it is published: ids, file names and labels as CSV, no pixels, no attributes."""
+    modalities = [modality.name for modality in info.modalities]
+    return _csv_text(
+        [
+            {
+                "split": sample.split,
+                "id": sample.id,
+                **{f"file_{name}": sample.files[name] for name in modalities},
+                **{f"label_{task.name}": sample.labels[task.name] for task in info.tasks},
+            }
+            for sample in samples
+        ]
+    )
+
+
+def int_option(options: Mapping[str, Any], name: str, default: int, low: int, high: int) -> int:
+    """An integer option given as a number or as text (UserError outside ``low`` to ``high``)."""
+    value = options.get(name, default)
+    text = str(value)
+    if isinstance(value, bool) or not text.isdecimal() or not low <= int(text) <= high:
+        raise UserError(f"option {name}={value!r}: give a whole number from {low} to {high}")
+    return int(text)
+
+
+def refuse_unknown(options: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise UserError for an option that the data set does not have."""
+    for name in options:
+        if name not in known:
+            raise UserError(f"no import option {name!r}; there are {', '.join(known)}")
+
+
+def require_files(paths: Sequence[Path], what: str) -> None:
+    """Raise UserError naming the first file that is missing and how many are."""
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"{missing[0]} is missing ({len(missing)} of {len(paths)} {what} are); download them again"
+        )
+
+
+def compare_counts(what: str, found: Mapping[str, int], published: Mapping[str, int]) -> tuple[str, ...]:
+    """A line that says how a download differs from the publisher's counts; none if it does not."""
+    different = [
+        f"{name} {found.get(name, 0)} of {count}"
+        for name, count in published.items()
+        if found.get(name, 0) != count
+    ]
+    if not different:
+        return ()
+    total, expected = sum(found.values()), sum(published.values())
+    differences = ", ".join(different)
+    return (f"partial or changed download: {total} of the publisher's {expected} {what} ({differences})",)
+
+
+def read_images(files: Mapping[str, Path], channels: int, size: int, what: str) -> ImageSet:
+    """Read, shrink and hash image files; a progress bar is shown on stderr.
+
+    Args:
+        files: per name under which the image is known, its file.
+        channels: 3 for colour, 1 for grey.
+        size: side S of the stored square, pixels.
+
+    Raises:
+        UserError: an image cannot be decoded; names the first and says how many there are.
+    """
+    pixels = np.empty((len(files), channels, size, size), np.uint8)
+    digests: dict[str, str] = {}
+    broken: list[Path] = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for row, (name, path) in enumerate(progress.track(files.items(), description=f"reading {what}")):
+            try:
+                pixels[row], digests[name] = _read_image(path, channels, size)
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                broken.append(path)
+    if broken:
+        raise UserError(
+            f"{broken[0]} is not a readable image ({len(broken)} of {len(files)} {what} are not); "
+            "download them again"
+        )
+    return ImageSet(tuple(files), pixels, digests)
+
+
+def read_record(name: str) -> Record:
+    """Read ``dataset.json`` of a local copy.
+
+    Raises:
+        UserError: the data set has not been imported, or the file is damaged.
+    """
+    path = dataset_folder(name) / "dataset.json"
+    if not path.parent.is_dir():
+        raise UserError(f"{name} is not imported yet; run robmed data import {name} --from DIR")
+    try:
+        record = Record.from_json(read_json(path))
+    except (UserError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(name, path.name, "is missing or not a description of a data set") from error
+    if record.format_version != FORMAT_VERSION or record.name != name:
+        raise _damaged(name, path.name, f"describes {record.name!r} in format {record.format_version!r}")
+    return record
+
+
+def read_samples(record: Record, info: DatasetInfo) -> list[tuple[Sample, dict[str, int]]]:
+    """All samples of a local copy, each with its image row per modality.
+
+    Raises:
+        UserError: the manifest is not the one that was imported, or a value in it is impossible.
+    """
+    path = dataset_folder(record.name) / "manifest.csv"
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(record.name, path.name, "is missing or not text") from error
+    if manifest_hash(text) != record.manifest_sha256:
+        raise _damaged(record.name, path.name, "was changed after the import")
+    try:
+        return [_parse_row(row, info) for row in csv.DictReader(io.StringIO(text))]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(record.name, path.name, f"has an unusable row ({error})") from error
+
+
+def _write(info: DatasetInfo, content: Content, options: Mapping[str, Any]) -> ImportReport:
+    samples = sorted(content.samples, key=lambda sample: (SPLITS.index(sample.split), sample.id))
+    _require_every_split(info.name, samples)
+    published_text = split_manifest(info, samples)
+    equals, verdict = _compare_with_published(info.name, published_text)
+    counts = _counts(info, samples)
+    rows = {m.name: _image_rows(samples, m.name) for m in info.modalities}
+    folder = dataset_folder(info.name)
+    with _replacing_folder(folder) as building:
+        shapes = {}
+        for modality, index in rows.items():
+            pixels = _packed(content.images[modality], index)
+            np.save(building / f"images-{modality}.npy", pixels, allow_pickle=False)
+            shapes[modality] = list(pixels.shape)
+        manifest = _csv_text([_manifest_row(info, sample, rows) for sample in samples])
+        write_text(building / "manifest.csv", manifest)
+        record = Record(
+            format_version=FORMAT_VERSION,
+            name=info.name,
+            licence=info.licence,
+            citation=info.citation,
+            options=dict(options),
+            classes={task.name: list(task.classes) for task in info.tasks},
+            shapes=shapes,
+            counts=counts,
+            files_found=dict(content.files_found),
+            caveats=[*content.caveats, *([] if equals else [verdict])],
+            manifest_sha256=manifest_hash(manifest),
+            split_sha256=manifest_hash(published_text),
+        )
+        write_json(building / "dataset.json", asdict(record))
+    return ImportReport(folder, counts, (*content.left_out, verdict), record.split_sha256)
+
+
+def _require_every_split(name: str, samples: Sequence[Sample]) -> None:
+    found = Counter(sample.split for sample in samples)
+    for split in SPLITS:
+        if not found[split]:
+            raise UserError(
+                f"{name}: the split {split!r} would be empty ({len(samples)} samples in all); "
+                "the folder holds too few images"
+            )
+
+
+def _compare_with_published(name: str, text: str) -> tuple[bool, str]:
+    published = published_manifest(name)
+    if published is None:
+        return False, f"no manifest is published for {name}: numbers are not comparable with other people's"
+    if published == text:
+        return True, f"split equals the published manifest (sha256 {manifest_hash(text)[:16]})"
+    return False, (
+        f"split differs from the published manifest of {name} "
+        f"(sha256 {manifest_hash(text)[:16]}, published {manifest_hash(published)[:16]}): "
+        "numbers are not comparable with published ones"
+    )
+
+
+def _configs() -> Traversable:
+    try:
+        return resources.files("robustbench_med.configs")
+    except ModuleNotFoundError:
+        # In a source tree that is not installed the folder lies beside the package.
+        return Path(__file__).resolve().parents[2] / "configs"
+
+
+def _counts(info: DatasetInfo, samples: Sequence[Sample]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for split in SPLITS:
+        chosen = [sample for sample in samples if sample.split == split]
+        counts[split] = len(chosen)
+        for task in info.tasks:
+            found = Counter(sample.labels[task.name] for sample in chosen)
+            counts |= {f"{split}/{task.name}/{label}": found[label] for label in task.classes}
+    return counts
+
+
+def _image_rows(samples: Sequence[Sample], modality: str) -> dict[str, int]:
+    """Row per file name, in order of first use: a split's images end up next to each other."""
+    rows: dict[str, int] = {}
+    split_of: dict[str, str] = {}
+    for sample in samples:
+        file = sample.files[modality]
+        rows.setdefault(file, len(rows))
+        if split_of.setdefault(file, sample.split) != sample.split:
+            raise ValueError(f"{file} is in {split_of[file]} and in {sample.split}")
+    return rows
+
+
+def _packed(images: ImageSet, rows: Mapping[str, int]) -> NDArray[np.uint8]:
+    position = {name: index for index, name in enumerate(images.names)}
+    return images.pixels[[position[name] for name in rows]]
+
+
+def _manifest_row(info: DatasetInfo, sample: Sample, rows: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
+    modalities = [modality.name for modality in info.modalities]
+    return {
+        "split": sample.split,
+        "id": sample.id,
+        "group": sample.group,
+        **{f"row_{name}": str(rows[name][sample.files[name]]) for name in modalities},
+        **{f"file_{name}": sample.files[name] for name in modalities},
+        **{f"label_{task.name}": sample.labels[task.name] for task in info.tasks},
+        **{f"subgroup_{name}": value for name, value in sample.subgroups.items()},
+    }
+
+
+def _parse_row(row: Mapping[str, str], info: DatasetInfo) -> tuple[Sample, dict[str, int]]:
+    if row["split"] not in SPLITS:
+        raise ValueError(f"unknown split {row['split']!r}")
+    labels = {task.name: row[f"label_{task.name}"] for task in info.tasks}
+    for task in info.tasks:
+        if labels[task.name] not in task.classes:
+            raise ValueError(f"unknown {task.name} class {labels[task.name]!r}")
+    sample = Sample(
+        split=row["split"],
+        id=row["id"],
+        group=row["group"],
+        files={m.name: row[f"file_{m.name}"] for m in info.modalities},
+        labels=labels,
+        subgroups={k.removeprefix("subgroup_"): v for k, v in row.items() if k.startswith("subgroup_")},
+    )
+    return sample, {m.name: int(row[f"row_{m.name}"]) for m in info.modalities}
+
+
+def _read_split(record: Record, info: DatasetInfo, split: str) -> Split:
+    for task in info.tasks:
+        if record.classes.get(task.name) != list(task.classes):
+            raise _damaged(record.name, "dataset.json", f"lists unknown {task.name} classes")
+    chosen = [pair for pair in read_samples(record, info) if pair[0].split == split]
+    if not chosen:
+        raise _damaged(record.name, "manifest.csv", f"has no samples of {split!r}")
+    samples = [sample for sample, _ in chosen]
+    images: dict[str, NDArray[np.uint8]] = {}
+    rows: dict[str, NDArray[np.int64]] = {}
+    for modality in info.modalities:
+        index = np.array([row_of[modality.name] for _, row_of in chosen], np.int64)
+        images[modality.name], rows[modality.name] = _split_images(record, modality, index)
+    return Split(
+        name=split,
+        info=replace(info, caveats=(*info.caveats, *record.caveats)),
+        images=images,
+        rows=rows,
+        labels={
+            task.name: np.array([task.classes.index(s.labels[task.name]) for s in samples], np.int64)
+            for task in info.tasks
+        },
+        ids=tuple(sample.id for sample in samples),
+        groups=tuple(sample.group for sample in samples),
+        subgroups={name: tuple(s.subgroups[name] for s in samples) for name in samples[0].subgroups},
+    ).validate()
+
+
+def _split_images(
+    record: Record, modality: Modality, index: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The images between the lowest and highest row of a split, and the rows counted from there."""
+    file = f"images-{modality.name}.npy"
+    try:
+        stored = np.load(dataset_folder(record.name) / file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(record.name, file, "is missing, cut off or not a plain array") from error
+    declared = tuple(record.shapes.get(modality.name, ()))
+    if (
+        not isinstance(stored, np.ndarray)
+        or stored.dtype != np.uint8
+        or stored.shape != declared
+        or stored.shape[1:] != modality.shape
+    ):
+        raise _damaged(record.name, file, f"is not the uint8 array of shape {declared} that was imported")
+    if index.min() < 0 or index.max() >= len(stored):
+        raise _damaged(record.name, "manifest.csv", f"points to a row that {file} does not have")
+    first = index.min()
+    return np.array(stored[first : index.max() + 1]), index - first
+
+
+def _damaged(name: str, file: str, what: str) -> UserError:
+    path = dataset_folder(name) / file
+    return UserError(f"{path} {what}; import again with robmed data import {name} --from DIR")
+
+
+@contextmanager
+def _replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``folder``; on success it takes its place.
+
+    A crash, an exception or a kill leaves the previous folder or none, never half of one (a kill
+    also leaves the hidden temporary folder).
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
+    require_writable(folder.parent)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+            building = Path(scratch) / "new"
+            building.mkdir()
+            yield building
+            _swap(building, folder, Path(scratch) / "previous")
+    except OSError as error:
+        raise UserError(
+            f"cannot write {folder}: {error.strerror or error}; choose another ROBMED_HOME"
+        ) from error
+
+
+def _swap(building: Path, folder: Path, previous: Path) -> None:
+    """Put ``building`` in the place of ``folder``, which becomes ``previous``; all or nothing."""
+    try:
+        if folder.exists():
+            folder.rename(previous)
+        building.rename(folder)
+    except BaseException:
+        # Also when Ctrl-C falls between the two renames.
+        if previous.exists() and not folder.exists():
+            previous.rename(folder)
+        raise
+
+
+def _read_image(path: Path, channels: int, size: int) -> tuple[NDArray[np.uint8], str]:
+    """One image: uint8 (C, S, S), and the SHA-256 of its pixels before it was made smaller."""
+    with Image.open(path) as opened:
+        image = opened.convert("RGB" if channels == 3 else "L")
+    digest = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
+    # fit() cuts out the centred square and resizes it, averaging over all source pixels.
+    square = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
+    pixels = np.asarray(square, np.uint8).reshape(size, size, channels)
+    return pixels.transpose(2, 0, 1), digest
+
+
+def _csv_text(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows with equal keys as CSV with a header; lines end in a bare newline on every platform."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()

@@ -1,0 +1,145 @@
+"""Leaderboards as CSV: one row a run, appended so that nothing is ever half there."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from robustbench_med.api.errors import UserError
+from robustbench_med.files import replacing
+from robustbench_med.record import ANY
+
+COLUMNS = (
+    "dataset",
+    "model",
+    "attack",
+    "epsilon",
+    "norm",
+    "goal",
+    "samples",
+    "eot",
+    "scoring_draws",
+    "clean",
+    "clean_low",
+    "clean_high",
+    "robust",
+    "robust_low",
+    "robust_high",
+    "robust_majority",
+    "robust_worst_of_draws",
+    "clean_by_head",
+    "robust_by_head",
+    "forward_per_sample",
+    "backward_per_sample",
+    "seed",
+    "weights_sha256",
+    "dataset_fingerprint",
+    "run",
+    "version",
+    "seconds",
+    "started",
+)
+VOLATILE = ("seconds", "started")  # the columns that differ when the same command is repeated
+
+
+def row(record: Mapping[str, Any]) -> dict[str, str]:
+    """The leaderboard's view of a run's record: "any head" accuracies, shares with 4 decimals."""
+    joint, samples = record["accuracy"][ANY], record["dataset"]["samples"]
+    budgets = record["threat_model"]["budgets"]
+    heads = {name: value for name, value in record["accuracy"].items() if name != ANY}
+    return {
+        "dataset": record["dataset"]["name"] + (" (synthetic)" if record["dataset"]["synthetic"] else ""),
+        "model": record["model"]["label"],
+        "attack": _attack(record["attack"]),
+        "epsilon": _each({name: grey_levels(budget["epsilon"]) for name, budget in budgets.items()}),
+        "norm": _each({name: budget["norm"] for name, budget in budgets.items()}),
+        "goal": record["threat_model"]["goal"],
+        "samples": str(samples),
+        "eot": str(record["attack"]["eot"]),
+        "scoring_draws": str(record["scoring"]["draws"]),
+        **{k: f"{joint[k]['value']:.4f}" for k in ("clean", "robust")},
+        **{f"{k}_{end}": f"{joint[k][end]:.4f}" for k in ("clean", "robust") for end in ("low", "high")},
+        "robust_majority": f"{joint['majority']:.4f}",
+        "robust_worst_of_draws": f"{joint['worst_of_draws']:.4f}",
+        "clean_by_head": _each({name: f"{head['clean']['value']:.4f}" for name, head in heads.items()}),
+        "robust_by_head": _each({name: f"{head['robust']['value']:.4f}" for name, head in heads.items()}),
+        "forward_per_sample": f"{record['cost']['forward_passes'] / samples:.2f}",
+        "backward_per_sample": f"{record['cost']['backward_passes'] / samples:.2f}",
+        "seed": str(record["seed"]),
+        "weights_sha256": record["model"]["weights_sha256"][:12],
+        "dataset_fingerprint": record["dataset"]["fingerprint"][:12],
+        "run": record["run"],
+        "version": record["versions"]["robustbench-med"],
+        "seconds": f"{record['cost']['seconds']:.1f}",
+        "started": record["started"],
+    }
+
+
+def check_header(path: Path) -> None:
+    """Make sure before a long run that its row can be appended at the end.
+
+    Raises:
+        UserError: the file exists and is not a leaderboard of this version.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the leaderboard a file name")
+    _read(path)
+
+
+def append(path: Path, new: Mapping[str, str]) -> None:
+    """Append a row. Safe when two runs end at once; a kill leaves the old file.
+
+    Raises:
+        UserError: the file has a foreign header, or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")), replacing(path) as temporary:
+            text = _read(path) or _line(dict(zip(COLUMNS, COLUMNS, strict=True)))
+            temporary.write_text(text + _line(new), encoding="utf-8", newline="")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another --leaderboard") from error
+
+
+def _read(path: Path) -> str:
+    """The file's text, "" when there is none; always ends with a line break."""
+    if not path.exists():
+        return ""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}; choose another --leaderboard") from error
+    header = next(csv.reader(io.StringIO(text)), [])
+    if tuple(header) != COLUMNS:
+        raise UserError(
+            f"{path} is not a leaderboard of this version (its header is {', '.join(header[:4])} …); "
+            "choose another --leaderboard"
+        )
+    return text if text.endswith("\n") else text + "\n"
+
+
+def _line(values: Mapping[str, str]) -> str:
+    out = io.StringIO(newline="")
+    csv.DictWriter(out, COLUMNS, lineterminator="\n").writerow(values)
+    return out.getvalue()
+
+
+def grey_levels(epsilon: float) -> str:
+    """A radius as grey levels: 0.01568… is "4/255"."""
+    return f"{epsilon * 255:.4g}/255"
+
+
+def _each(values: Mapping[str, str]) -> str:
+    """One value when all agree and there are several, else "name=value; …"."""
+    return "; ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _attack(attack: Mapping[str, Any]) -> str:
+    """The attack with every option, so that a row says what was run."""
+    options = {k: v for k, v in attack.items() if k not in ("name", "eot") and v not in (None, {})}
+    return attack["name"] + (f" ({_each({k: str(v) for k, v in options.items()})})" if options else "")

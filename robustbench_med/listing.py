@@ -1,0 +1,65 @@
+"""What ``robmed list`` shows: shipped and installed plug-ins alike."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+
+from robustbench_med.api.registry import Registry, provider
+from robustbench_med.config import shipped
+from robustbench_med.data.catalog import SOURCES
+from robustbench_med.models.zoo import ARCHITECTURES, DEFENSES, model_config, weight_folders
+from robustbench_med.run import ATTACKS
+
+Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]
+
+
+def rows(what: str) -> Rows:
+    """Column titles and rows of "models", "attacks", "defenses", "datasets" or "recipes"."""
+    if what == "models":
+        return _models()
+    if what == "recipes":
+        return ("recipe", "file"), [(name, str(path)) for name, path in shipped("train").items()]
+    registry: Registry[Any] = {"attacks": ATTACKS, "defenses": DEFENSES, "datasets": SOURCES}[what]
+    return _plugins(registry)
+
+
+def _plugins(registry: Registry[Any]) -> Rows:
+    found = []
+    for name, entry in registry.entries().items():
+        plugin = registry.get(name)
+        found.append((name, _summary(plugin), _options(plugin), provider(entry)))
+    return (registry.kind, "what", "options (default)", "from"), found
+
+
+def _models() -> Rows:
+    found = []
+    for name in shipped("models"):
+        config = model_config(name)
+        defenses = ", ".join(d.name for d in config.defenses) or "-"
+        found.append((name, config.title, defenses, ", ".join(_trained_on(name)) or "-", "robustbench-med"))
+    for name, entry in ARCHITECTURES.entries().items():
+        if name not in shipped("models"):
+            found.append((name, _summary(ARCHITECTURES.get(name)), "-", "-", provider(entry)))
+    return ("model", "what", "defenses", "weights at hand", "from"), found
+
+
+def _trained_on(model: str) -> list[str]:
+    """Data sets with weights of a model: the card beside them names it."""
+    from robustbench_med.files import read_json
+
+    cards = {card.resolve() for folder in weight_folders() for card in folder.glob("*/*.json")}
+    named = {card.parent.name for card in cards if read_json(card).get("model", {}).get("name") == model}
+    return sorted(named)
+
+
+def _summary(plugin: Any) -> str:
+    return (inspect.getdoc(plugin) or "").split("\n", 1)[0]
+
+
+def _options(plugin: Any) -> str:
+    if not is_dataclass(plugin):
+        return "-"
+    shown = [f"{f.name}={f.default}" for f in fields(plugin) if f.default is not MISSING]
+    return ", ".join(shown).replace("_", "-") or "-"

@@ -1,0 +1,1 @@
+"""Architectures, and how named models are built and their weights loaded."""

@@ -1,0 +1,179 @@
+"""Named models: built from a config, with weights that are checked before they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from robustbench_med.api.dataset import DatasetInfo
+from robustbench_med.api.defense import Defense
+from robustbench_med.api.errors import UserError
+from robustbench_med.api.model import FusionModel
+from robustbench_med.api.registry import Registry, unknown
+from robustbench_med.config import build, find, read_yaml, shipped
+from robustbench_med.files import read_json, replacing
+
+ARCHITECTURES: Registry[type[FusionModel]] = Registry("architecture", "robustbench_med.models")
+DEFENSES: Registry[type[Defense]] = Registry("defense", "robustbench_med.defenses")
+
+
+@dataclass(frozen=True)
+class DefenseConfig:
+    """A defense by name, with its parameters."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A named model: an architecture, its options, and the defenses it carries."""
+
+    name: str
+    architecture: str
+    title: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    defenses: tuple[DefenseConfig, ...] = ()
+
+    def with_options(self, options: Mapping[str, Any]) -> ModelConfig:
+        """The same model with some architecture options changed (say, its width)."""
+        return replace(self, options={**self.options, **options})
+
+    @property
+    def label(self) -> str:
+        """The name, with the width when it is not the published one: "mail-x0.25"."""
+        width = self.options.get("width", 1)
+        return self.name if width == 1 else f"{self.name}-x{width:g}"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to be evaluated, and where it came from.
+
+    Attributes:
+        weights: the file's path and SHA-256.
+        card: the model card beside the weights ({} when there is none).
+    """
+
+    model: FusionModel
+    config: ModelConfig
+    weights: Path
+    weights_sha256: str
+    card: Mapping[str, Any]
+
+
+def model_names() -> list[str]:
+    """Names ``model_config`` knows: shipped configs and every installed architecture."""
+    return sorted({*shipped("models"), *ARCHITECTURES.entries()})
+
+
+def model_config(name: str) -> ModelConfig:
+    """A model by its config's name or path; an architecture's own name means its defaults.
+
+    Raises:
+        UserError: unknown name, or a config that does not parse.
+    """
+    if name in ARCHITECTURES.entries() and name not in shipped("models"):
+        return ModelConfig(name=name, architecture=name)
+    if not name.endswith((".yaml", ".yml")) and name not in shipped("models"):
+        raise unknown("model", name, model_names())
+    path = find("model", "models", name)
+    return build(ModelConfig, {"name": path.stem, **read_yaml(path)}, str(path))
+
+
+def build_model(config: ModelConfig, info: DatasetInfo) -> FusionModel:
+    """Build a model with fresh start values for a data set's modalities and tasks.
+
+    Raises:
+        UserError: unknown architecture, defense or option, or a defense that does not fit.
+    """
+    architecture: Callable[..., FusionModel] = ARCHITECTURES.get(config.architecture)
+    channels = {m.name: m.shape[0] for m in info.modalities}
+    classes = {t.name: len(t.classes) for t in info.tasks}
+    try:
+        model = architecture(channels, classes, **config.options)
+    except TypeError as error:
+        raise UserError(f"model {config.name}: {error}") from error
+    for defense in config.defenses:
+        plugin = DEFENSES.get(defense.name)
+        build(plugin, defense.options, f"defense {defense.name}").apply(model)
+    return model
+
+
+def weight_folders() -> list[Path]:
+    """Where weights are looked for: inside the package, then ``weights`` of the clone or folder."""
+    package = Path(str(resources.files("robustbench_med")))
+    return [package / "weights", package.parent / "weights", Path("weights")]
+
+
+def default_weights(model: str, dataset: str) -> Path:
+    """The shipped weights of a model on a data set.
+
+    Raises:
+        UserError: there are none.
+    """
+    for folder in weight_folders():
+        for card in sorted((folder / dataset).glob("*.json")):
+            if read_json(card).get("model", {}).get("name") == model:
+                return card.with_suffix(".safetensors")
+    raise UserError(
+        f"no weights of {model!r} on {dataset!r} are at hand; train them (robmed train) or give --weights"
+    )
+
+
+def read_card(weights: Path) -> dict[str, Any]:
+    """The model card beside a weights file, {} when there is none."""
+    path = weights.with_suffix(".json")
+    card: dict[str, Any] = read_json(path) if path.exists() else {}
+    return card
+
+
+def load_weights(model: FusionModel, path: Path) -> None:
+    """Load safetensors weights into ``model``.
+
+    Raises:
+        UserError: missing, truncated or foreign file, or weights of another architecture.
+    """
+    if not path.exists():
+        raise UserError(f"the weights file {path} does not exist")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is not a whole safetensors file ({error}); other formats are never read"
+        ) from error
+    own = model.state_dict()
+    odd = sorted(set(own) ^ set(state)) or sorted(k for k in own if own[k].shape != state[k].shape)
+    if odd:
+        raise UserError(
+            f"{path} holds weights of another architecture: {odd[0]!r} does not fit "
+            f"({len(odd)} tensors in all); choose the --model they were trained for"
+        )
+    nonfinite = sorted(k for k, v in state.items() if not torch.isfinite(v).all())
+    if nonfinite:
+        raise UserError(f"{path}: {nonfinite[0]!r} has NaN or infinite values; train again")
+    model.load_state_dict(state)
+
+
+def save_weights(model: FusionModel, path: Path) -> None:
+    """Write the model's weights as safetensors, atomically."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(state, temporary)
+
+
+def card_model(config: ModelConfig) -> dict[str, Any]:
+    """A model's config as a card and a record repeat it."""
+    return {"label": config.label, **asdict(config)}
+
+
+def config_from_card(card: Mapping[str, Any], where: str) -> ModelConfig:
+    """The config a card says its weights were trained with."""
+    return build(ModelConfig, {k: v for k, v in card["model"].items() if k != "label"}, where)

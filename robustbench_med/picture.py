@@ -1,0 +1,85 @@
+"""The picture of a run: clean, magnified perturbation and adversarial image of each modality."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_med.api.dataset import Task
+from robustbench_med.evaluation import Outcomes, Plan
+from robustbench_med.files import replacing
+from robustbench_med.leaderboard import grey_levels
+
+RIGHT, WRONG = "#1a7f37", "#cf222e"
+
+
+def draw(outcomes: Outcomes, plan: Plan, path: Path) -> None:
+    """Write a PNG: a row a sample, three columns a modality, predictions beside the images."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    index, modalities = outcomes.shown["index"], [m.name for m in plan.split.info.modalities]
+    columns = 3 * len(modalities) + 1
+    figure, axes = plt.subplots(
+        len(index), columns, figsize=(1.7 * columns + 0.6, 1.75 * len(index) + 0.9), squeeze=False
+    )
+    for row, sample in enumerate(index):
+        for number, name in enumerate(modalities):
+            clean, adversarial = (outcomes.shown[f"{kind}/{name}"][row] for kind in ("clean", "adversarial"))
+            _draw_modality(axes[row, 3 * number : 3 * number + 3], name, clean, adversarial, plan, row == 0)
+        _write_predictions(axes[row, -1], outcomes, plan, int(sample))
+    synthetic = ", synthetic" if plan.split.info.synthetic else ""
+    figure.suptitle(f"{plan.split.info.name}{synthetic}: {plan.name}", fontsize=11)
+    figure.tight_layout(rect=(0, 0, 1, 0.98))
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    plt.close(figure)
+
+
+def _draw_modality(
+    axes: NDArray[Any], name: str, clean: NDArray[Any], adversarial: NDArray[Any], plan: Plan, top: bool
+) -> None:
+    delta = adversarial - clean
+    gain = 0.5 / max(float(np.abs(delta).max()), 1e-6)
+    attacked = name in plan.threat.budgets
+    titles = (name, f"x{gain:.0f}" if attacked else "not attacked", "adversarial")
+    if top and attacked:
+        budget = plan.threat.budgets[name]
+        titles = (name, f"change x{gain:.0f}\n{budget.norm} {grey_levels(budget.epsilon)}", "adversarial")
+    for axis, image, title in zip(axes, (clean, 0.5 + gain * delta, adversarial), titles, strict=True):
+        axis.imshow(_displayable(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.set_axis_off()
+        if top or title.startswith("x"):
+            axis.set_title(title, fontsize=8)
+
+
+def _displayable(image: NDArray[Any]) -> NDArray[Any]:
+    """(C, H, W) as grey (H, W) or RGB (H, W, 3)."""
+    if len(image) == 3:
+        return np.clip(image.transpose(1, 2, 0), 0, 1)
+    shown: NDArray[Any] = image.mean(0)
+    return shown
+
+
+def _write_predictions(axis: Any, outcomes: Outcomes, plan: Plan, sample: int) -> None:
+    axis.set_axis_off()
+    for line, task in enumerate(plan.split.info.tasks):
+        truth = int(outcomes.labels[task.name][sample])
+        top = 0.95 - line * 0.5
+        axis.text(0, top, f"{task.name}: {task.classes[truth]}", fontsize=8, weight="bold", va="top")
+        for offset, kind in ((0.16, "clean"), (0.30, "adversarial")):
+            guess, share = _prediction(getattr(outcomes, kind)[task.name][:, sample], task)
+            color = RIGHT if guess == task.classes[truth] else WRONG
+            draws = f" ({share})" if plan.draws > 1 else ""
+            axis.text(0, top - offset, f"{kind}: {guess}{draws}", fontsize=7, color=color, va="top")
+
+
+def _prediction(logits: NDArray[Any], task: Task) -> tuple[str, str]:
+    """Most frequent class over the draws (R, K), and in how many of them."""
+    votes = np.bincount(logits.argmax(1), minlength=logits.shape[1])
+    return task.classes[int(votes.argmax())], f"{votes.max()}/{len(logits)}"

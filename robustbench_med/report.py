@@ -1,0 +1,73 @@
+"""What a person reads after a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from robustbench_med.leaderboard import grey_levels
+from robustbench_med.record import ANY
+
+
+def show(record: Mapping[str, Any], console: Console) -> None:
+    """Print the accuracies of a run's record and what they rest on."""
+    model, data, attack = record["model"], record["dataset"], record["attack"]
+    synthetic = "synthetic, " if data["synthetic"] else ""
+    title = (
+        f"{model['label']} on {data['name']} ({synthetic}{data['samples']} samples) under {attack['name']}"
+    )
+    console.print(f"\n[bold]{title}[/bold]")
+    console.print(_accuracies(record))
+    console.print(_conditions(record))
+
+
+def _accuracies(record: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name, justify in (
+        ("head", "left"),
+        ("clean", "right"),
+        ("95 %", "left"),
+        ("robust", "right"),
+        ("95 %", "left"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    random = record["scoring"]["draws"] > 1
+    if random:
+        table.add_column("majority", justify="right")
+        table.add_column("worst of draws", justify="right")
+    for head, value in record["accuracy"].items():
+        name = "any head wrong = wrong" if head == ANY else head
+        cells = [name, *_cells(value["clean"]), *_cells(value["robust"])]
+        if random:
+            cells += [f"{100 * value['majority']:.1f} %", f"{100 * value['worst_of_draws']:.1f} %"]
+        table.add_row(*cells, style="bold" if head == ANY else "")
+    return table
+
+
+def _cells(estimate: Mapping[str, Any]) -> tuple[str, str]:
+    return (
+        f"{100 * estimate['value']:.1f} %",
+        f"{100 * estimate['low']:.1f} to {100 * estimate['high']:.1f}",
+    )
+
+
+def _conditions(record: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    budgets, cost = record["threat_model"]["budgets"], record["cost"]
+    radii = ", ".join(f"{name} {b['norm']} {grey_levels(b['epsilon'])}" for name, b in budgets.items())
+    samples, draws = record["dataset"]["samples"], record["scoring"]["draws"]
+    shared = record["model"]["draws_shared_by"]
+    goal = record["threat_model"]["goal"]
+    table.add_row("attacked", radii)
+    table.add_row("goal", {"any": "any head wrong", "all": "all heads wrong"}.get(goal, f"head {goal} wrong"))
+    if shared == "none":
+        table.add_row("randomness", "none: one gradient and one scoring pass each are exact")
+    else:
+        table.add_row("EOT", f"{record['attack']['eot']} draws a gradient (one draw per {shared})")
+        table.add_row("scoring", f"{draws} fresh draws, never seen by the attack")
+    per_sample = ", ".join(f"{cost[f'{way}_passes'] / samples:.1f} {way}" for way in ("forward", "backward"))
+    table.add_row("cost", f"{per_sample} passes a sample, {cost['seconds']:.1f} s")
+    return table

@@ -1,0 +1,263 @@
+"""One run, from a config to a row: data and model, threat model, attack, scoring, record."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustbench_med import leaderboard
+from robustbench_med.api.attack import Attack
+from robustbench_med.api.dataset import DatasetInfo, Split
+from robustbench_med.api.errors import UserError
+from robustbench_med.api.objective import Goal
+from robustbench_med.api.registry import Registry, unknown
+from robustbench_med.api.threat import Budget, ThreatModel
+from robustbench_med.config import Fraction, build, read_yaml
+from robustbench_med.data.catalog import load_dataset
+from robustbench_med.evaluation import Outcomes, Plan, evaluate
+from robustbench_med.files import require_writable, sha256_file, sha256_json, write_json
+from robustbench_med.models.zoo import (
+    LoadedModel,
+    build_model,
+    config_from_card,
+    default_weights,
+    load_weights,
+    model_config,
+    model_names,
+    read_card,
+)
+from robustbench_med.picture import draw
+from robustbench_med.progress import progress_bar
+from robustbench_med.record import Accuracy, accuracies, record
+from robustbench_med.seeding import derive
+
+ATTACKS: Registry[type[Attack]] = Registry("attack", "robustbench_med.attacks")
+DEFAULT_EOT = 10
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What ``robmed run`` does; the same from flags, from YAML and from Python.
+
+    Attributes:
+        model: a model's name or config path.
+        attack: a name, or "library:Class" for an adapter.
+        dataset: a data set's name.
+        weights: a safetensors file; the shipped weights of (model, data set) when not given.
+        eps: radius of every attacked modality, or of each by name; 4/255 is MAIL's release.
+        norm: "linf" or "l2".
+        modality: the attacked modalities; all when empty.
+        head: "any", "all" or a task.
+        attack_options: fields of the attack (steps, step_size, restarts, …).
+        eot: draws behind each gradient; 10 for random models when not given, 1 for others.
+        draws: scoring draws of random models.
+        samples: how many test samples, a fixed subset that grows with the number; 0 means all.
+        batch_size: changes no outcome of a deterministic model.
+        out: folder of run folders.
+        leaderboard: CSV that gets the row; ``<out>/leaderboard.csv`` when not given.
+    """
+
+    model: str
+    attack: str
+    dataset: str = "phantom"
+    weights: str | None = None
+    eps: Fraction | Mapping[str, Fraction] = 4 / 255
+    norm: str = "linf"
+    modality: tuple[str, ...] = ()
+    head: str = "any"
+    attack_options: Mapping[str, Any] = field(default_factory=dict)
+    eot: int | None = None
+    draws: int = 10
+    samples: int = 200
+    batch_size: int = 100
+    seed: int = 0
+    device: str = "cpu"
+    out: str = "runs"
+    leaderboard: str | None = None
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, **changes: Any) -> RunConfig:
+        """Read a YAML file of these fields; ``changes`` win over it.
+
+        Raises:
+            UserError: unreadable file, unknown or missing option, wrong type.
+        """
+        return build(cls, {**read_yaml(Path(path)), **changes}, str(path))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run produced.
+
+    Attributes:
+        accuracy: per task and under ``record.ANY``.
+        record: the JSON record, as written to ``folder``.
+        folder: record.json, outcomes.npz, picture.png.
+        leaderboard: the CSV that holds the row.
+    """
+
+    accuracy: Mapping[str, Accuracy]
+    record: Mapping[str, Any]
+    folder: Path
+    leaderboard: Path
+
+
+def run(config: RunConfig) -> Result:
+    """Load, attack, score, record.
+
+    A run that was killed goes on where it stopped when the same config is run again.
+
+    Raises:
+        UserError: anything in the config, data or weights that cannot be used.
+    """
+    out = Path(config.out)
+    board = Path(config.leaderboard) if config.leaderboard else out / "leaderboard.csv"
+    loaded, plan = prepare(config)
+    require_writable(out)
+    leaderboard.check_header(board)
+    stored = _stored_config(config, plan)
+    run_id = sha256_json([stored, loaded.weights_sha256, plan.split.fingerprint])[:12]
+    folder = out / f"{loaded.config.label}-{config.attack.replace(':', '-')}-{config.dataset}-{run_id}"
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    outcomes = _evaluated(plan, folder, f"{loaded.config.label} under {config.attack}")
+    measured = accuracies(outcomes, plan)
+    result = record(run_id, stored, plan, loaded, outcomes, measured, started)
+    draw(outcomes, plan, folder / "picture.png")
+    outcomes.save(folder / "outcomes.npz")
+    write_json(folder / "record.json", result)
+    leaderboard.append(board, leaderboard.row(result))
+    shutil.rmtree(folder / "parts")
+    return Result(measured, result, folder, board)
+
+
+def prepare(config: RunConfig) -> tuple[LoadedModel, Plan]:
+    """Everything before the first pass; all bad input is found here.
+
+    Raises:
+        UserError: see ``run``.
+    """
+    attack = _attack(config)
+    if config.samples < 0 or config.batch_size < 1 or config.draws < 1 or (config.eot or 1) < 1:
+        raise UserError("samples must be 0 (all) or more; batch-size, draws and eot 1 or more")
+    if config.model not in model_names() and not config.model.endswith((".yaml", ".yml")):
+        raise unknown("model", config.model, model_names())
+    split = _subset(load_dataset(config.dataset, "test"), config.samples)
+    threat, goal = _threat_model(config, split.info), _goal(config, split.info)
+    loaded = load_model(config.model, config.dataset, config.weights, config.device, split.info)
+    random = loaded.model.draws_shared_by != "none"
+    plan = Plan(
+        model=loaded.model,
+        split=split,
+        attack=attack,
+        name=config.attack,
+        threat=threat,
+        goal=goal,
+        eot=(config.eot or DEFAULT_EOT) if random else 1,
+        draws=config.draws if random else 1,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        device=config.device,
+    )
+    return loaded, plan
+
+
+def load_model(
+    model: str,
+    dataset: str = "phantom",
+    weights: str | None = None,
+    device: str = "cpu",
+    info: DatasetInfo | None = None,
+) -> LoadedModel:
+    """A trained model, ready to be evaluated.
+
+    Args:
+        model: a model's name or config path. Where the weights have a card, the card says what
+            exactly was trained (its width, its defenses' parameters).
+        info: the data set's, if it is at hand already.
+
+    Raises:
+        UserError: unknown model, missing or foreign weights.
+    """
+    named = model_config(model)
+    path = Path(weights) if weights else default_weights(named.name, dataset)
+    card = read_card(path)
+    config = config_from_card(card, str(path.with_suffix(".json"))) if card else named
+    if config.name != named.name:
+        raise UserError(
+            f"{path} holds weights of {config.name!r}, not {named.name!r}; say --model {config.name}"
+        )
+    try:
+        net = build_model(config, info or load_dataset(dataset, "test").info).to(device)
+    except RuntimeError as error:
+        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    load_weights(net, path)
+    return LoadedModel(net.eval(), config, path, sha256_file(path), card)
+
+
+def _evaluated(plan: Plan, folder: Path, title: str) -> Outcomes:
+    with progress_bar() as bar:
+        task = bar.add_task(title, total=len(plan.split))
+        return evaluate(plan, folder / "parts", lambda done: bar.advance(task, done))
+
+
+def _stored_config(config: RunConfig, plan: Plan) -> dict[str, Any]:
+    """The config with every default filled in, less what changes no number."""
+    stored = asdict(config)
+    for name in ("out", "leaderboard", "weights"):
+        del stored[name]
+    return stored | {"eot": plan.eot, "draws": plan.draws, "samples": len(plan.split)}
+
+
+def _attack(config: RunConfig) -> Attack:
+    name, _, variant = config.attack.partition(":")
+    cls = ATTACKS.get(name)
+    options = dict(config.attack_options) | (cls.variant_of(variant) if variant else {})
+    if not dataclasses.is_dataclass(cls):
+        raise UserError(f"the attack {name!r} is not a dataclass; its author must make it one")
+    return build(cls, options, f"attack {config.attack}")
+
+
+def _threat_model(config: RunConfig, info: DatasetInfo) -> ThreatModel:
+    names = [m.name for m in info.modalities]
+    radii = config.eps if isinstance(config.eps, Mapping) else None
+    attacked = config.modality or tuple(radii or names)
+    for name in (*attacked, *(radii or ())):
+        if name not in names:
+            raise unknown("modality", name, names)
+    if config.norm not in ("linf", "l2"):
+        raise unknown("norm", config.norm, ("linf", "l2"))
+    missing = [name for name in attacked if radii is not None and name not in radii]
+    if missing:
+        raise UserError(f"eps gives no radius for the attacked modality {missing[0]!r}")
+    budgets = {
+        name: Budget(config.norm, radii[name] if radii is not None else config.eps)  # type: ignore[arg-type]
+        for name in names
+        if name in attacked
+    }
+    return ThreatModel(budgets)
+
+
+def _goal(config: RunConfig, info: DatasetInfo) -> Goal:
+    known = ["any", "all", *(t.name for t in info.tasks)]
+    if config.head not in known:
+        raise unknown("head", config.head, known)
+    return Goal(config.head)
+
+
+def _subset(split: Split, samples: int) -> Split:
+    """The first ``samples`` in the order of a hash of their ids: the same for everyone, and a
+    smaller subset is part of a larger one.
+    """  # noqa: D205
+    if samples > len(split):
+        raise UserError(
+            f"samples is {samples}, but {split.info.name} has {len(split)} test samples; 0 means all"
+        )
+    order = sorted(range(len(split)), key=lambda i: derive(0, "subset", split.ids[i]))
+    return split.take(np.array(order[: samples or len(split)]))

@@ -1,0 +1,418 @@
+"""Training of any configured model on any data set, with resumption that changes nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from robustbench_med import scoring, statistics
+from robustbench_med.api.dataset import DatasetInfo, Split
+from robustbench_med.api.errors import UserError
+from robustbench_med.api.model import FusionModel
+from robustbench_med.config import Fraction, build, find, read_yaml
+from robustbench_med.data.catalog import load_dataset
+from robustbench_med.files import replacing, require_writable, sha256_file, sha256_json, write_json
+from robustbench_med.models.zoo import ModelConfig, build_model, card_model, model_config, save_weights
+from robustbench_med.progress import progress_bar
+from robustbench_med.seeding import derive
+from robustbench_med.versions import versions
+
+SCORING_DRAWS = 10
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes to training images, the same geometry for all modalities of a sample.
+
+    Attributes:
+        mirror: flip along the axes the data set says keep every label true.
+        shift: largest translation, as a share of the image size.
+        rotate: largest rotation in degrees.
+        zoom: largest relative change of scale.
+        contrast: largest relative change of contrast, drawn per image.
+        brightness: largest change of brightness, in units of the pixel range, drawn per image.
+    """
+
+    mirror: bool = True
+    shift: float = 0.0
+    rotate: float = 0.0
+    zoom: float = 0.0
+    contrast: float = 0.0
+    brightness: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training recipe: AdamW, linear warm-up and cosine decay, class-weighted cross-entropy.
+
+    Attributes:
+        model: a model's name or config path.
+        model_options: architecture options on top (say, {"width": 0.25}).
+        dataset: the data set's name.
+        warmup: share of all steps over which the learning rate rises.
+        noise_warmup: share of the epochs over which random layers' noise rises from 0 to its full
+            size; nets with attention noise do not learn from scratch under all of it.
+        class_balance: weight each class by the inverse of its frequency to this power (0: none,
+            1: every class counts the same).
+        patience: stop after so many epochs without a better validation score.
+        threads: CPU threads; part of the recipe, since sums depend on how they are split.
+    """
+
+    model: str
+    dataset: str
+    epochs: int
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 64
+    learning_rate: Fraction = 1e-3
+    weight_decay: Fraction = 1e-2
+    warmup: float = 0.1
+    noise_warmup: float = 0.0
+    class_balance: float = 1.0
+    label_smoothing: float = 0.0
+    gradient_clip: float = 1.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    patience: int = 1000
+    seed: int = 0
+    threads: int = 1
+    device: str = "cpu"
+
+
+@dataclass
+class Progressing:
+    """Where a training run stands; saved with every checkpoint."""
+
+    epoch: int = 0
+    best_score: float = -math.inf
+    best_epoch: int = -1
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What ``train`` wrote."""
+
+    weights: Path
+    card: Path
+
+
+def train_config(name: str) -> TrainConfig:
+    """A recipe by the name it ships under (``configs/train``) or by its path.
+
+    Raises:
+        UserError: unknown name, or a config that does not parse.
+    """
+    path = find("training", "train", name)
+    return build(TrainConfig, read_yaml(path), str(path))
+
+
+def train(config: TrainConfig, out: Path, command: str = "") -> Trained:
+    """Train, score on the test split, and write weights and card into ``out``.
+
+    A checkpoint is written after every epoch; the same call after a kill goes on from there and
+    ends with the same weights as an uninterrupted run.
+
+    Args:
+        out: folder for ``<label>.safetensors`` and ``<label>.json``.
+        command: how to repeat this; goes into the card.
+
+    Raises:
+        UserError: bad config, missing data, or a folder that cannot be written.
+    """
+    torch.set_num_threads(config.threads)
+    require_writable(out)
+    model_conf = model_config(config.model).with_options(config.model_options)
+    splits = {name: load_dataset(config.dataset, name) for name in ("train", "val", "test")}
+    torch.manual_seed(derive(config.seed, "start"))
+    model = build_model(model_conf, splits["train"].info).to(config.device)
+    trainer = Trainer(config, model, splits["train"], splits["val"], out / f".{model_conf.label}.checkpoint")
+    started = time.monotonic()
+    trainer.fit()
+    weights = out / f"{model_conf.label}.safetensors"
+    save_weights(model, weights)
+    card = weights.with_suffix(".json")
+    write_json(card, _card(config, model_conf, model, splits, trainer.progress, weights, command, started))
+    trainer.checkpoint.unlink(missing_ok=True)
+    return Trained(weights, card)
+
+
+class Trainer:
+    """The loop over epochs; leaves the model with its best weights."""
+
+    def __init__(
+        self, config: TrainConfig, model: FusionModel, train_split: Split, val_split: Split, checkpoint: Path
+    ) -> None:
+        self.config, self.model, self.checkpoint = config, model, checkpoint
+        self.train_split, self.val_split = train_split, val_split
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.class_weights = {
+            t.name: _class_weights(train_split.labels[t.name], len(t.classes), config.class_balance).to(
+                config.device
+            )
+            for t in train_split.info.tasks
+        }
+        self.steps_per_epoch = math.ceil(len(train_split) / config.batch_size)
+        self.best: dict[str, Tensor] = {}
+        self.progress = Progressing()
+
+    def fit(self) -> None:
+        """Train to the end or until patience runs out, resuming from a checkpoint if there is one."""
+        self._resume()
+        name, total = self.checkpoint.stem.strip("."), self.config.epochs * self.steps_per_epoch
+        with progress_bar() as bar:
+            task = bar.add_task(name, total=total)
+            while self.progress.epoch < self.config.epochs and not self._out_of_patience():
+                for step in self._epoch_steps(self.progress.epoch):
+                    bar.update(task, completed=step + 1)
+                self._finish_epoch()
+                score = self.progress.history[-1]["val_balanced_accuracy"]
+                bar.update(task, description=f"{name} (balanced accuracy {score:.3f})")
+        self.model.noise.scale = 1.0
+        self.model.load_state_dict(self.best)
+        self.model.eval()
+
+    def _epoch_steps(self, epoch: int) -> Iterator[int]:
+        """Train one epoch. Everything random in it is derived from (seed, epoch)."""
+        config, seed = self.config, derive(self.config.seed, "epoch", epoch)
+        torch.manual_seed(seed)
+        self.model.noise.reseed(seed)
+        self.model.noise.scale = _noise_scale(epoch, config)
+        self.model.train()
+        order = np.random.default_rng(seed).permutation(len(self.train_split))
+        losses = []
+        for number, index in enumerate(np.array_split(order, self.steps_per_epoch)):
+            step = epoch * self.steps_per_epoch + number
+            self._set_learning_rate(step)
+            losses.append(self._step(index))
+            yield step
+        self._epoch_loss = float(np.mean(losses))
+
+    def _step(self, index: NDArray[np.int64]) -> float:
+        inputs, labels = batch(self.train_split, index, self.config.device)
+        outputs = self.model(augment(inputs, self.config.augmentation, self.train_split.info))
+        loss = self._loss(outputs, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        self.optimizer.step()
+        return loss.item()
+
+    def _loss(self, outputs: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
+        """Mean over the heads, as the paper's 0.5 + 0.5."""
+        smoothing = self.config.label_smoothing
+        per_head = [
+            F.cross_entropy(outputs[task], labels[task], weight, label_smoothing=smoothing)
+            for task, weight in self.class_weights.items()
+        ]
+        return torch.stack(per_head).mean()
+
+    def _set_learning_rate(self, step: int) -> None:
+        total = self.config.epochs * self.steps_per_epoch
+        rise = max(self.config.warmup * total, 1)
+        factor = step / rise if step < rise else (1 + math.cos(math.pi * (step - rise) / (total - rise))) / 2
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * max(factor, 1e-3)
+
+    def _finish_epoch(self) -> None:
+        progress = self.progress
+        score = validation_score(self.model, self.val_split, self.config)
+        progress.history.append(
+            {"loss": round(self._epoch_loss, 5), "val_balanced_accuracy": round(score, 5)}
+        )
+        # Nets judged under a part of their noise are not the nets that will be used.
+        if score > progress.best_score and self.model.noise.scale == 1:
+            progress.best_score, progress.best_epoch = score, progress.epoch
+            self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        progress.epoch += 1
+        self._save()
+
+    def _out_of_patience(self) -> bool:
+        progress = self.progress
+        return progress.best_epoch >= 0 and progress.epoch - 1 - progress.best_epoch >= self.config.patience
+
+    def _save(self) -> None:
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        for number, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
+        metadata = {"recipe": self._recipe(), "progress": json.dumps(asdict(self.progress))}
+        with replacing(self.checkpoint) as temporary:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata)
+
+    def _resume(self) -> None:
+        if not self.checkpoint.exists():
+            return
+        try:
+            with safe_open(self.checkpoint, framework="pt") as stored:
+                metadata = stored.metadata()
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise UserError(f"the checkpoint {self.checkpoint} is damaged ({error}); delete it") from error
+        if metadata["recipe"] != self._recipe():
+            raise UserError(
+                f"{self.checkpoint} belongs to another recipe or other data; delete it or choose another --out"
+            )
+        values = json.loads(metadata["progress"])
+        self.progress = Progressing(**values)
+        self.model.load_state_dict(_under("model.", tensors))
+        self.best = _under("best.", tensors)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _under("optimizer.", tensors).items():
+            number, key = name.split(".", 1)
+            state.setdefault(int(number), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def _recipe(self) -> str:
+        return sha256_json([asdict(self.config), self.train_split.fingerprint, self.val_split.fingerprint])
+
+
+def batch(split: Split, index: NDArray[np.int64], device: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Images and labels of some samples as tensors."""
+    inputs = {m.name: torch.from_numpy(split.pixels(m.name, index)).to(device) for m in split.info.modalities}
+    labels = {t.name: torch.from_numpy(split.labels[t.name][index]).to(device) for t in split.info.tasks}
+    return inputs, labels
+
+
+def augment(inputs: Mapping[str, Tensor], how: Augmentation, info: DatasetInfo) -> dict[str, Tensor]:
+    """Draw one geometry per sample, one brightness and contrast per image; stays in [0, 1]."""
+    first = next(iter(inputs.values()))
+    n, device = len(first), first.device
+
+    def uniform(limit: float) -> Tensor:
+        return (torch.rand(n, device=device) * 2 - 1) * limit
+
+    angle, scale = uniform(math.radians(how.rotate)), 1 + uniform(how.zoom)
+    flips = {
+        axis: torch.where(torch.rand(n, device=device) < 0.5, -1.0, 1.0)
+        if how.mirror and axis in info.mirror
+        else torch.ones(n, device=device)
+        for axis in ("horizontal", "vertical")
+    }
+    theta = torch.zeros(n, 2, 3, device=device)
+    theta[:, 0, 0], theta[:, 0, 1] = scale * angle.cos() * flips["horizontal"], -scale * angle.sin()
+    theta[:, 1, 0], theta[:, 1, 1] = scale * angle.sin(), scale * angle.cos() * flips["vertical"]
+    theta[:, 0, 2], theta[:, 1, 2] = uniform(2 * how.shift), uniform(2 * how.shift)
+    out = {}
+    for name, images in inputs.items():
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+        moved = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+        gain, offset = (
+            (1 + uniform(how.contrast)).view(-1, 1, 1, 1),
+            uniform(how.brightness).view(-1, 1, 1, 1),
+        )
+        mean = moved.mean((1, 2, 3), keepdim=True)
+        out[name] = ((moved - mean) * gain + mean + offset).clamp(0, 1)
+    return out
+
+
+def predictions(
+    model: FusionModel, split: Split, config: TrainConfig, draws: int, purpose: str
+) -> dict[str, NDArray[np.int64]]:
+    """Predicted classes (R, N) per task."""
+    parts = []
+    for start in range(0, len(split), config.batch_size):
+        index = np.arange(start, min(start + config.batch_size, len(split)))
+        inputs, _ = batch(split, index, config.device)
+        parts.append(scoring.logits(model, inputs, draws, config.seed, purpose, start))
+    return {task: torch.cat([p[task] for p in parts], 1).argmax(2).numpy() for task in model.classes}
+
+
+def validation_score(model: FusionModel, split: Split, config: TrainConfig) -> float:
+    """Balanced accuracy on one draw, averaged over the heads."""
+    model.eval()
+    predicted = predictions(model, split, config, 1, "validation")
+    scores = [statistics.balanced_accuracy(predicted[t], split.labels[t]) for t in model.classes]
+    return float(np.mean(scores))
+
+
+def _noise_scale(epoch: int, config: TrainConfig) -> float:
+    rising = config.noise_warmup * config.epochs
+    return min(epoch / rising, 1.0) if rising else 1.0
+
+
+def _class_weights(labels: NDArray[np.int64], classes: int, power: float) -> Tensor:
+    counts = np.bincount(labels, minlength=classes)
+    if not counts.all():
+        raise UserError(f"the training split has no sample of class {int(counts.argmin())}; import it again")
+    weights = (counts.sum() / (classes * counts)) ** power
+    return torch.from_numpy(weights.astype(np.float32))
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _card(
+    config: TrainConfig,
+    model_conf: ModelConfig,
+    model: FusionModel,
+    splits: Mapping[str, Split],
+    progress: Progressing,
+    weights: Path,
+    command: str,
+    started: float,
+) -> dict[str, Any]:
+    info = splits["test"].info
+    return {
+        "model": card_model(model_conf),
+        "dataset": {
+            "name": info.name,
+            "title": info.title,
+            "synthetic": info.synthetic,
+            "licence": info.licence,
+            "citation": info.citation,
+            "caveats": list(info.caveats),
+            "fingerprints": {name: split.fingerprint for name, split in splits.items()},
+        },
+        "weights": {
+            "sha256": sha256_file(weights),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "licence": info.licence,
+        },
+        "metrics": {name: _metrics(model, splits[name], config) for name in ("val", "test")},
+        "training": {
+            "config": asdict(config),
+            "command": command or shlex.join(sys.argv),
+            "epochs_run": progress.epoch,
+            "best_epoch": progress.best_epoch,
+            "history": progress.history,
+            "seconds": round(time.monotonic() - started),
+        },
+        "versions": versions(),
+        "machine": platform.machine(),
+    }
+
+
+def _metrics(model: FusionModel, split: Split, config: TrainConfig) -> dict[str, Any]:
+    """Clean accuracy with its interval, and balanced accuracy, per head on fresh draws."""
+    predicted = predictions(model, split, config, SCORING_DRAWS, f"card {split.name}")
+    batches = np.arange(len(split)) // config.batch_size
+    out: dict[str, Any] = {}
+    for task, classes in predicted.items():
+        correct = classes == split.labels[task]
+        estimate = statistics.accuracy(correct, split.groups, batches, model.draws_shared_by)
+        out[task] = {
+            "accuracy": asdict(estimate),
+            "balanced_accuracy": statistics.balanced_accuracy(classes, split.labels[task]),
+            "samples": len(split),
+            "scoring_draws": len(classes),
+        }
+    return out
