@@ -29,7 +29,7 @@ class PGD(Attack):
             papers' reference code does, and then goes on after success.
     """
 
-    steps: int = 40
+    steps: int = 20
     step_size: Fraction | None = None
     restarts: int = 1
     random_start: bool = True

@@ -1,1 +1,29 @@
-"""robustbench-med: robust accuracy of multimodal medical classifiers that can be trusted."""
+"""robustbench-med: robust accuracy of multimodal medical classifiers that can be trusted.
+
+The names below are imported when they are first used, so that the command line starts at once.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robustbench_med.data.catalog import load_dataset
+    from robustbench_med.run import Result, RunConfig, load_model, run
+
+_HOMES = {
+    "load_dataset": "robustbench_med.data.catalog",
+    "load_model": "robustbench_med.run",
+    "run": "robustbench_med.run",
+    "Result": "robustbench_med.run",
+    "RunConfig": "robustbench_med.run",
+}
+
+__all__ = ["Result", "RunConfig", "load_dataset", "load_model", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -11,7 +11,7 @@ from typing import Any
 
 from robustbench_med.api.errors import UserError
 
-LISTS = ("models", "attacks", "defenses", "datasets", "recipes")
+LISTS = ("models", "attacks", "defenses", "datasets", "recipes", "protocols")
 ATTACK_OPTIONS = ("steps", "step_size", "restarts", "loss", "keep", "random_start")
 
 
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("config", nargs="?", metavar="CONFIG.yaml", help="options by name; flags win over it")
+    add("config", nargs="?", metavar="PROTOCOL", help="name (robmed list protocols) or YAML; flags win over it")
     add("--model", help="name (robmed list models) or YAML file")
     add("--attack", help="name, or library:Class for an adapter (robmed list attacks)")
     add("--dataset", help="data set (robmed list datasets); default phantom, synthetic and built in")
@@ -94,11 +94,11 @@ def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
     from rich.console import Console
 
-    from robustbench_med.config import read_yaml
+    from robustbench_med.config import find, read_yaml
     from robustbench_med.report import show
     from robustbench_med.run import run
 
-    values = read_yaml(Path(options.config)) if options.config else {}
+    values = read_yaml(find("protocol", "protocols", options.config)) if options.config else {}
     result = run(_run_config(values, options))
     console = Console(soft_wrap=True, highlight=False)
     show(result.record, console)

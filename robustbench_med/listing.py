@@ -16,11 +16,12 @@ Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
 def rows(what: str) -> Rows:
-    """Column titles and rows of "models", "attacks", "defenses", "datasets" or "recipes"."""
+    """Column titles and rows of one of ``cli.LISTS``."""
     if what == "models":
         return _models()
-    if what == "recipes":
-        return ("recipe", "file"), [(name, str(path)) for name, path in shipped("train").items()]
+    folders = {"recipes": "train", "protocols": "protocols"}
+    if what in folders:
+        return (what[:-1], "file"), [(name, str(path)) for name, path in shipped(folders[what]).items()]
     registry: Registry[Any] = {"attacks": ATTACKS, "defenses": DEFENSES, "datasets": SOURCES}[what]
     return _plugins(registry)
 

@@ -19,7 +19,7 @@ from robustbench_med.api.errors import UserError
 from robustbench_med.api.objective import Goal
 from robustbench_med.api.registry import Registry, unknown
 from robustbench_med.api.threat import Budget, ThreatModel
-from robustbench_med.config import Fraction, build, read_yaml
+from robustbench_med.config import Fraction, build, find, read_yaml
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation import Outcomes, Plan, evaluate
 from robustbench_med.files import require_writable, sha256_file, sha256_json, write_json
@@ -83,13 +83,14 @@ class RunConfig:
     leaderboard: str | None = None
 
     @classmethod
-    def from_yaml(cls, path: str | Path, **changes: Any) -> RunConfig:
-        """Read a YAML file of these fields; ``changes`` win over it.
+    def from_yaml(cls, name: str, **changes: Any) -> RunConfig:
+        """Read a protocol by the name it ships under or its path; ``changes`` win over it.
 
         Raises:
             UserError: unreadable file, unknown or missing option, wrong type.
         """
-        return build(cls, {**read_yaml(Path(path)), **changes}, str(path))
+        path = find("protocol", "protocols", name)
+        return build(cls, {**read_yaml(path), **changes}, str(path))
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,7 @@ class TrainConfig:
             size; nets with attention noise do not learn from scratch under all of it.
         class_balance: weight each class by the inverse of its frequency to this power (0: none,
             1: every class counts the same).
+        gradient_clip: longest gradient of a step; 0 for none.
         patience: stop after so many epochs without a better validation score.
         threads: CPU threads; part of the recipe, since sums depend on how they are split.
     """
@@ -210,7 +211,8 @@ class Trainer:
         loss = self._loss(outputs, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        if self.config.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         self.optimizer.step()
         return loss.item()
 

@@ -13,7 +13,7 @@ from robustbench_med.api.errors import UserError
 from robustbench_med.data import phantom
 from robustbench_med.data.phantom import Findings, Phantom, findings_of, lesion_masks, render
 
-TEST_FINGERPRINT = "2315f55695e63de1df9db1c256a768f009e0b99111b34f06297cd9c3f59570cd"
+TEST_FINGERPRINT = "08b5d8c062b30389c8ae8cfbb4afe81fc11ae174c7a6a6b4ca08b221652ecd00"
 
 
 @pytest.fixture(scope="module")

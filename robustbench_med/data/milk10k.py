@@ -53,7 +53,7 @@ class Lesion:
 
 
 class Milk10k(store.ImportedSource):
-    """The importer; options ``size`` (28 to 224, default 48) and ``classes`` (large or all)."""
+    """Skin lesions, clinical and dermoscopic photograph of each; import options size, classes."""
 
     name: ClassVar[str] = "milk10k"
 

@@ -78,7 +78,7 @@ class SplitCollection:
 
 
 class MriCt(store.ImportedSource):
-    """The importer; options ``size`` (28 to 224, default 48) and the folders ``mri`` and ``ct``."""
+    """Brain MRI and chest CT slices joined by index (MAIL protocol); import options size, mri, ct."""
 
     name: ClassVar[str] = "mri-ct"
 

@@ -336,7 +336,7 @@ INFO: Final = DatasetInfo(
 
 
 class Phantom(DataSource):
-    """Synthetic head slices with one lesion each; see the module for what is known about them."""
+    """Synthetic head slices (MR-like, CT-like) with one lesion each; built in, no import needed."""
 
     def load(self, split: str) -> Split:
         """Generate a split: the same bytes every time, on every platform.

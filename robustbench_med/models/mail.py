@@ -99,13 +99,14 @@ class EMCAM(nn.Module):
     second modality's update sees the first's *new* value, and ``local_scale1`` is used twice.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, start: float = 1.0) -> None:
         super().__init__()
         groups = math.gcd(GROUPS, channels)
         self.frequency_dense = nn.Linear(channels, channels)
         self.high_scale, self.low_scale, self.mean_scale, self.global_scale = (
             nn.Parameter(torch.ones(1)) for _ in range(4)
         )
+        nn.init.constant_(self.global_scale, start)
         self.local_scale1, self.local_scale2, self.out_scale1, self.out_scale2 = (
             nn.Parameter(torch.ones(channels)) for _ in range(4)
         )
@@ -191,7 +192,9 @@ class StageDropout(RandomLayer):
 class Stage(nn.Module):
     """Per modality ERLA, dropout, ERLA; then EMCAM over both."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, branch_norm: bool, dropout: nn.Module) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, branch_norm: bool, dropout: nn.Module, start: float
+    ) -> None:
         super().__init__()
         self.trunks = nn.ModuleList(
             nn.Sequential(
@@ -199,7 +202,7 @@ class Stage(nn.Module):
             )
             for _ in range(2)
         )
-        self.fusion = EMCAM(outputs)
+        self.fusion = EMCAM(outputs, start)
 
     def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
         out: tuple[Tensor, Tensor] = self.fusion(self.trunks[0](x1), self.trunks[1](x2))
@@ -216,6 +219,9 @@ class MAIL(FusionModel):
         branch_norm: batch norm after EMILA's branches, as in Robust-MAIL.
         dropout: rate after the first block of stages 2 to 4.
         inference_dropout: leave that dropout on at inference, which makes the model random.
+        attention_start: start value of the scale on EMCAM's frequency map. Robust-MAIL raises
+            the map A to the sixth power: from 1 (A about 0.8) it does not learn, from 4 (A about
+            0.98) it does. It changes nothing once weights are loaded.
 
     Raises:
         UserError: not two modalities. EMCAM is written for a pair: three would need its
@@ -232,6 +238,7 @@ class MAIL(FusionModel):
         branch_norm: bool = False,
         dropout: float = 0.25,
         inference_dropout: bool = False,
+        attention_start: float = 1.0,
     ) -> None:
         super().__init__(channels, classes)
         if len(channels) != 2:
@@ -245,7 +252,7 @@ class MAIL(FusionModel):
         for index, (inputs, outputs) in enumerate(zip((widths[0], *widths), widths, strict=False)):
             rate = dropout if index else 0.0
             self.stages.append(
-                Stage(inputs, outputs, 2 if index else 1, branch_norm, StageDropout(rate, inference_dropout))
+                Stage(inputs, outputs, 2 if index else 1, branch_norm, StageDropout(rate, inference_dropout), attention_start)
             )
         self.heads = nn.ModuleDict({task: nn.Linear(2 * widths[-1], k) for task, k in classes.items()})
         start_like_keras(self)
