@@ -20,6 +20,9 @@ class FGSM(Attack):
 
     loss: str = "cross-entropy"
 
+    def __post_init__(self) -> None:
+        loss_by_name(self.loss)
+
     def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
         seen = target.evaluate(batch.inputs, batch.labels, loss_by_name(self.loss))
         moved = dict(batch.inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -39,8 +40,9 @@ class PGD(Attack):
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1:
             raise UserError("pgd: steps and restarts must be 1 or more")
-        if self.step_size is not None and self.step_size <= 0:
+        if self.step_size is not None and not 0 < self.step_size < math.inf:
             raise UserError(f"pgd: step-size is {self.step_size:g}; it must be positive")
+        loss_by_name(self.loss)
         if self.keep == "last" and self.restarts > 1:
             raise UserError("pgd: keep=last goes with one restart; the restarts are compared by their best")
 

@@ -25,7 +25,7 @@ from robustbench_med.seeding import derive
 # Found by experiment: these hand the model sub-batches, so a context image would meet the wrong
 # sample, and they decide success themselves.
 SUB_SELECTING = ("APGD", "APGDT", "AutoAttack", "FAB", "MultiAttack", "Square")
-L2_ATTACKS = ("CW", "DeepFool", "EADEN", "EADL1", "PGDL2", "PGDRSL2")
+L2_ATTACKS = ("PGDL2", "PGDRSL2")
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,25 @@ class TorchattacksAdapter(Attack):
     random_start: bool | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        accepted = inspect.signature(_library_class(self.variant)).parameters
+        if "eps" not in accepted:
+            raise UserError(f"torchattacks:{self.variant} takes no radius; choose a class with eps")
+        own = {"steps": self.steps, "alpha": self.step_size, "random_start": self.random_start}
+        asked = [name for name, value in own.items() if value is not None]
+        for name in (*asked, *self.options):
+            if name not in accepted or (name in self.options and name in ("model", "eps")):
+                raise UserError(f"torchattacks:{self.variant} has no option {name!r}; drop it")
+
     @classmethod
     def variant_of(cls, variant: str) -> dict[str, str]:
-        import torchattacks
-
-        known = [n for n in dir(torchattacks) if inspect.isclass(getattr(torchattacks, n))]
-        if variant not in known:
-            raise unknown("torchattacks class", variant, known)
+        _library_class(variant)
         return {"variant": variant}
 
     def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
         budget = self._one_budget(target, batch)
+        if budget.epsilon == 0:  # where the library divides by zero
+            return dict(batch.inputs)
         model = _OneImage(target, batch)
         device = next(iter(batch.inputs.values())).device
         devices = [device] if device.type == "cuda" else []
@@ -67,19 +75,13 @@ class TorchattacksAdapter(Attack):
         return {**batch.inputs, **model.split(image.detach())}
 
     def _library_attack(self, model: nn.Module, budget: Budget) -> Any:
-        import torchattacks
-
-        cls = getattr(torchattacks, self.variant)
-        accepted = inspect.signature(cls.__init__).parameters
+        cls = _library_class(self.variant)
         step = budget.epsilon / 4 if self.step_size is None else self.step_size
-        given = {"steps": self.steps, "random_start": self.random_start}
-        arguments = {name: value for name, value in given.items() if value is not None}
-        for name in (*arguments, *self.options):
-            if name not in accepted:
-                raise UserError(f"torchattacks:{self.variant} has no option {name!r}; drop it")
-        own = {"eps": budget.epsilon, "alpha": step}
-        arguments |= {name: value for name, value in own.items() if name in accepted}
-        return cls(model, **arguments, **self.options)
+        own: dict[str, Any] = {"eps": budget.epsilon, "alpha": step}
+        own |= {"steps": self.steps, "random_start": self.random_start}
+        accepted = inspect.signature(cls).parameters
+        arguments = {name: value for name, value in own.items() if name in accepted and value is not None}
+        return cls(model, **{**arguments, **self.options})
 
     def _one_budget(self, target: Target, batch: Batch) -> Budget:
         """The single radius the library can express.
@@ -106,6 +108,15 @@ class TorchattacksAdapter(Attack):
         return budgets[0]
 
 
+def _library_class(name: str) -> Any:
+    import torchattacks
+
+    known = [n for n in dir(torchattacks) if inspect.isclass(getattr(torchattacks, n))]
+    if name not in known:
+        raise unknown("torchattacks class", name, known)
+    return getattr(torchattacks, name)
+
+
 class _OneImage(nn.Module):
     """The model as the library sees it: one image in, one row of logits out."""
 
@@ -118,7 +129,7 @@ class _OneImage(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         self.passes.forward += len(image)
         context = {n: x for n, x in self.batch.inputs.items() if n not in self.names}
-        logits = self.model({**context, **self.split(image)})
+        logits: dict[str, Tensor] = self.model({**context, **self.split(image)})
         if self.head != "any":
             return logits[self.head]
         # The logits of a pair are sums, so its cross-entropy is the sum of the heads', and a
@@ -144,7 +155,7 @@ class _OneImage(nn.Module):
     def split(self, image: Tensor) -> dict[str, Tensor]:
         """And back."""
         counts = [self.model.channels[name] for name in self.names]
-        return dict(zip(self.names, image.split(counts, 1), strict=True))
+        return dict(zip(self.names, torch.split(image, counts, 1), strict=True))
 
     def train(self, mode: bool = True) -> Self:
         """Keep the modes as they are: the library calls eval() on everything it meets."""

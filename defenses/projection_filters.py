@@ -104,7 +104,7 @@ class AppendedDepthwise(_RandomKernels):
         _take_over(self.trained, conv, trained)
 
     def forward(self, x: Tensor) -> Tensor:
-        first, last = x.split([self.trained.out_channels, self.kernel_shape[0]], 1)
+        first, last = torch.split(x, [self.trained.out_channels, self.kernel_shape[0]], 1)
         kernels = self.draw(self.kernel_shape, x)
         return torch.cat([self.trained(first), _conv_like(self.trained, last, kernels)], 1)
 

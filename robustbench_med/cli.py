@@ -46,7 +46,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("config", nargs="?", metavar="PROTOCOL", help="name (robmed list protocols) or YAML; flags win over it")
+    add(
+        "config",
+        nargs="?",
+        metavar="PROTOCOL",
+        help="name (robmed list protocols) or YAML; flags win over it",
+    )
     add("--model", help="name (robmed list models) or YAML file")
     add("--attack", help="name, or library:Class for an adapter (robmed list attacks)")
     add("--dataset", help="data set (robmed list datasets); default phantom, synthetic and built in")
@@ -112,8 +117,10 @@ def _run_config(values: dict[str, Any], options: argparse.Namespace) -> Any:
     from robustbench_med.run import RunConfig
 
     flags = {k: v for k, v in vars(options).items() if v is not None and k not in ("command", "config")}
-    attack_options = dict(values.get("attack_options") or {})
-    attack_options |= {name: flags.pop(name) for name in ATTACK_OPTIONS if name in flags}
+    given = values.get("attack_options") or {}
+    if not isinstance(given, dict):
+        raise UserError(f"{options.config}: attack_options must be a mapping, not {type(given).__name__}")
+    attack_options = given | {name: flags.pop(name) for name in ATTACK_OPTIONS if name in flags}
     if "eps" in flags:
         flags["eps"] = _radii(flags["eps"])
     if "modality" in flags:
@@ -180,3 +187,7 @@ def _list(options: argparse.Namespace, argv: Sequence[str]) -> None:
     for row in found:
         table.add_row(*row)
     Console(soft_wrap=True, highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -43,20 +43,21 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
             or a value of the wrong type.
     """
     known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-    for name in values:
+    for name in map(str, values):  # YAML keys may be anything
         if name not in known:
             error = unknown("option", name.replace("_", "-"), [k.replace("_", "-") for k in known])
             raise UserError(f"{where}: {error}")
     try:
-        return _adapter(cls).validate_python(dict(values))
+        built: T = _adapter(cls).validate_python(dict(values))  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"]) or cls.__name__
         raise UserError(f"{where}: {name}: {first['msg']} (got {first['input']!r})") from error
+    return built
 
 
 @functools.cache
-def _adapter(cls: type[T]) -> TypeAdapter[T]:
+def _adapter(cls: Any) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
 
 

@@ -107,13 +107,15 @@ def append(path: Path, new: Mapping[str, str]) -> None:
 
 
 def _read(path: Path) -> str:
-    """The file's text, "" when there is none; always ends with a line break."""
+    """The file's text, "" when there is none; else it ends with a line break."""
     if not path.exists():
         return ""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}; choose another --leaderboard") from error
+    if not text:
+        return ""
     header = next(csv.reader(io.StringIO(text)), [])
     if tuple(header) != COLUMNS:
         raise UserError(
@@ -135,11 +137,11 @@ def grey_levels(epsilon: float) -> str:
 
 
 def _each(values: Mapping[str, str]) -> str:
-    """One value when all agree and there are several, else "name=value; …"."""
+    """ "name=value; name=value"."""
     return "; ".join(f"{name}={value}" for name, value in values.items())
 
 
 def _attack(attack: Mapping[str, Any]) -> str:
     """The attack with every option, so that a row says what was run."""
     options = {k: v for k, v in attack.items() if k not in ("name", "eot") and v not in (None, {})}
-    return attack["name"] + (f" ({_each({k: str(v) for k, v in options.items()})})" if options else "")
+    return str(attack["name"]) + (f" ({_each({k: str(v) for k, v in options.items()})})" if options else "")

@@ -22,12 +22,12 @@ def rows(what: str) -> Rows:
     folders = {"recipes": "train", "protocols": "protocols"}
     if what in folders:
         return (what[:-1], "file"), [(name, str(path)) for name, path in shipped(folders[what]).items()]
-    registry: Registry[Any] = {"attacks": ATTACKS, "defenses": DEFENSES, "datasets": SOURCES}[what]
-    return _plugins(registry)
+    registries: dict[str, Registry[Any]] = {"attacks": ATTACKS, "defenses": DEFENSES, "datasets": SOURCES}
+    return _plugins(registries[what])
 
 
 def _plugins(registry: Registry[Any]) -> Rows:
-    found = []
+    found: list[tuple[str, ...]] = []
     for name, entry in registry.entries().items():
         plugin = registry.get(name)
         found.append((name, _summary(plugin), _options(plugin), provider(entry)))
@@ -35,7 +35,7 @@ def _plugins(registry: Registry[Any]) -> Rows:
 
 
 def _models() -> Rows:
-    found = []
+    found: list[tuple[str, ...]] = []
     for name in shipped("models"):
         config = model_config(name)
         defenses = ", ".join(d.name for d in config.defenses) or "-"

@@ -60,9 +60,9 @@ def _draw_modality(
 
 def _displayable(image: NDArray[Any]) -> NDArray[Any]:
     """(C, H, W) as grey (H, W) or RGB (H, W, 3)."""
-    if len(image) == 3:
-        return np.clip(image.transpose(1, 2, 0), 0, 1)
     shown: NDArray[Any] = image.mean(0)
+    if len(image) == 3:
+        shown = np.clip(image.transpose(1, 2, 0), 0, 1)
     return shown
 
 

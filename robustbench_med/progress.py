@@ -14,6 +14,13 @@ from rich.progress import (
 
 
 def progress_bar() -> Progress:
-    """A bar on standard error, so that standard output stays machine-readable."""
+    """A bar on standard error if that is a terminal; a log file gets errors only."""
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+    return Progress(
+        *columns,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )

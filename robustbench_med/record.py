@@ -45,9 +45,9 @@ def accuracies(outcomes: Outcomes, plan: Plan) -> dict[str, Accuracy]:
     votes = {t: _vote(outcomes.adversarial[t]) == y for t, y in outcomes.labels.items()}
     groups = {t: (clean[t], robust[t], votes[t]) for t in clean}
     tables = (clean, robust, votes)
-    groups[ANY] = tuple(np.all(list(t.values()), axis=0) for t in tables)  # type: ignore[assignment]
+    groups[ANY] = tuple(np.all(list(t.values()), axis=0) for t in tables)
     if plan.goal.head == "all":
-        groups[ALL] = tuple(np.any(list(t.values()), axis=0) for t in tables)  # type: ignore[assignment]
+        groups[ALL] = tuple(np.any(list(t.values()), axis=0) for t in tables)
     return {name: _accuracy(*arrays, outcomes, plan) for name, arrays in groups.items()}
 
 

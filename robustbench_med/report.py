@@ -25,33 +25,22 @@ def show(record: Mapping[str, Any], console: Console) -> None:
 
 
 def _accuracies(record: Mapping[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name, justify in (
-        ("head", "left"),
-        ("clean", "right"),
-        ("95 %", "left"),
-        ("robust", "right"),
-        ("95 %", "left"),
-    ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
     random = record["scoring"]["draws"] > 1
-    if random:
-        table.add_column("majority", justify="right")
-        table.add_column("worst of draws", justify="right")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("head", no_wrap=True)
+    for title in ("clean (95 %)", "robust (95 %)", *(("majority", "every draw") if random else ())):
+        table.add_column(title, justify="right", no_wrap=True)
     for head, value in record["accuracy"].items():
-        name = "any head wrong = wrong" if head == ANY else head
-        cells = [name, *_cells(value["clean"]), *_cells(value["robust"])]
+        cells = [head, _cell(value["clean"]), _cell(value["robust"])]
         if random:
             cells += [f"{100 * value['majority']:.1f} %", f"{100 * value['worst_of_draws']:.1f} %"]
         table.add_row(*cells, style="bold" if head == ANY else "")
     return table
 
 
-def _cells(estimate: Mapping[str, Any]) -> tuple[str, str]:
-    return (
-        f"{100 * estimate['value']:.1f} %",
-        f"{100 * estimate['low']:.1f} to {100 * estimate['high']:.1f}",
-    )
+def _cell(estimate: Mapping[str, Any]) -> str:
+    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
 
 
 def _conditions(record: Mapping[str, Any]) -> Table:
@@ -63,6 +52,8 @@ def _conditions(record: Mapping[str, Any]) -> Table:
     goal = record["threat_model"]["goal"]
     table.add_row("attacked", radii)
     table.add_row("goal", {"any": "any head wrong", "all": "all heads wrong"}.get(goal, f"head {goal} wrong"))
+    if ANY in record["accuracy"] and len(record["accuracy"]) > 2:
+        table.add_row("any head", "a sample is right only if every head is")
     if shared == "none":
         table.add_row("randomness", "none: one gradient and one scoring pass each are exact")
     else:

@@ -121,10 +121,13 @@ def run(config: RunConfig) -> Result:
     out = Path(config.out)
     board = Path(config.leaderboard) if config.leaderboard else out / "leaderboard.csv"
     loaded, plan = prepare(config)
-    require_writable(out)
     leaderboard.check_header(board)
+    for folder in (out, board.parent):
+        require_writable(folder)
     stored = _stored_config(config, plan)
-    run_id = sha256_json([stored, loaded.weights_sha256, plan.split.fingerprint])[:12]
+    # The model's config too: a model file may change while its name and weights stay.
+    identity = [stored, asdict(loaded.config), loaded.weights_sha256, plan.split.fingerprint]
+    run_id = sha256_json(identity)[:12]
     folder = out / f"{loaded.config.label}-{config.attack.replace(':', '-')}-{config.dataset}-{run_id}"
     started = datetime.now(UTC).isoformat(timespec="seconds")
     outcomes = _evaluated(plan, folder, f"{loaded.config.label} under {config.attack}")
@@ -145,7 +148,8 @@ def prepare(config: RunConfig) -> tuple[LoadedModel, Plan]:
         UserError: see ``run``.
     """
     attack = _attack(config)
-    if config.samples < 0 or config.batch_size < 1 or config.draws < 1 or (config.eot or 1) < 1:
+    counts = (config.batch_size, config.draws, DEFAULT_EOT if config.eot is None else config.eot)
+    if config.samples < 0 or min(counts) < 1:
         raise UserError("samples must be 0 (all) or more; batch-size, draws and eot 1 or more")
     if config.model not in model_names() and not config.model.endswith((".yaml", ".yml")):
         raise unknown("model", config.model, model_names())
@@ -196,7 +200,7 @@ def load_model(
         )
     try:
         net = build_model(config, info or load_dataset(dataset, "test").info).to(device)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter where torch lacks the backend
         raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
     load_weights(net, path)
     return LoadedModel(net.eval(), config, path, sha256_file(path), card)
@@ -213,7 +217,8 @@ def _stored_config(config: RunConfig, plan: Plan) -> dict[str, Any]:
     stored = asdict(config)
     for name in ("out", "leaderboard", "weights"):
         del stored[name]
-    return stored | {"eot": plan.eot, "draws": plan.draws, "samples": len(plan.split)}
+    counts = {"eot": plan.eot, "draws": plan.draws, "samples": len(plan.split)}
+    return stored | counts | {"attack_options": asdict(plan.attack)}  # type: ignore[call-overload]
 
 
 def _attack(config: RunConfig) -> Attack:
@@ -255,7 +260,7 @@ def _goal(config: RunConfig, info: DatasetInfo) -> Goal:
 def _subset(split: Split, samples: int) -> Split:
     """The first ``samples`` in the order of a hash of their ids: the same for everyone, and a
     smaller subset is part of a larger one.
-    """  # noqa: D205
+    """
     if samples > len(split):
         raise UserError(
             f"samples is {samples}, but {split.info.name} has {len(split)} test samples; 0 means all"

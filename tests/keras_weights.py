@@ -61,7 +61,8 @@ class KerasLoader:
         _copy(module.bias, self.fixture.array(f"{prefix}.bias"))
 
     def norm(self, module: nn.Module, prefix: str) -> None:
-        assert isinstance(module, nn.BatchNorm2d) and module.running_mean is not None
+        assert isinstance(module, nn.BatchNorm2d)
+        assert module.running_mean is not None
         assert module.running_var is not None
         _copy(module.weight, self.fixture.array(f"{prefix}.gamma"))
         _copy(module.bias, self.fixture.array(f"{prefix}.beta"))

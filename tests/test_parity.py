@@ -20,8 +20,8 @@ from robustbench_med.api.layers import SameConv2d
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.randomness import RandomLayer
 from robustbench_med.api.registry import Registry
-from robustbench_med.models.mail import EMCAM, EMILA, ERLA, MAIL
 from robustbench_med.defenses.projection_filters import randomized
+from robustbench_med.models.mail import EMCAM, EMILA, ERLA, MAIL
 
 TOLERANCE = 1e-5
 

@@ -55,6 +55,8 @@ def test_shuffled_weights_lose_the_accuracy() -> None:
     with torch.no_grad():
         for parameter in loaded.model.parameters():
             flat = parameter.flatten()
-            parameter.copy_(flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(0))].view_as(parameter))
+            parameter.copy_(
+                flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(0))].view_as(parameter)
+            )
     logits = scoring.logits(loaded.model, batch.inputs, 1, 1, "test")["lesion"]
     assert (logits.argmax(2) == batch.labels["lesion"]).float().mean() < 0.5

@@ -90,6 +90,9 @@ class Target:
         """Loss, success and (if asked) the gradient with respect to the attacked modalities only.
 
         The mean over ``eot`` draws is a gradient of the expected loss (Athalye et al. 2018).
+
+        Raises:
+            UserError: no attacked modality gets a gradient; zeros would pass for robustness.
         """
         leaves = {name: inputs[name].detach() for name in self.threat.budgets}
         with torch.set_grad_enabled(gradient):
@@ -103,15 +106,22 @@ class Target:
     def _draw(self, inputs: Mapping[str, Tensor], labels: Mapping[str, Tensor], loss: Loss) -> Evaluation:
         logits = self.model(inputs)
         losses = self.goal.loss(loss, logits, labels)
-        gradients: dict[str, Tensor] = {}
-        if losses.requires_grad:
-            attacked = [inputs[name] for name in self.threat.budgets]
-            gradients = dict(
-                zip(self.threat.budgets, torch.autograd.grad(losses.sum(), attacked), strict=True)
-            )
+        gradients = self._gradients(losses, inputs) if torch.is_grad_enabled() else {}
         with torch.no_grad():
             success = self.goal.success(logits, labels)
         return Evaluation(losses.detach(), success, gradients)
+
+    def _gradients(self, losses: Tensor, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        names = list(self.threat.budgets)
+        if not losses.requires_grad:
+            raise UserError(
+                f"the loss has no gradient with respect to {', '.join(names)}: the model blocks it, or the "
+                "attacked head does not see these modalities; choose an attack without gradients"
+            )
+        # A head may well not see every modality; those it does not see get zeros.
+        attacked = [inputs[name] for name in names]
+        found = torch.autograd.grad(losses.sum(), attacked, materialize_grads=True)
+        return dict(zip(names, found, strict=True))
 
 
 class Best:
@@ -150,7 +160,7 @@ class Attack(ABC):
     """Write a frozen dataclass whose fields are the attack's parameters and register it under
     ``robustbench_med.attacks``. The command line and configs set the fields by name; records
     repeat them.
-    """  # noqa: D205 (the first sentence is the instruction)
+    """
 
     @classmethod
     def variant_of(cls, variant: str) -> dict[str, str]:

@@ -46,7 +46,7 @@ class SameConv2d(nn.Conv2d):
         padding = kernel // 2 if stride == 1 else 0
         super().__init__(inputs, outputs, kernel, stride, padding, groups=groups, bias=bias)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name torch uses)
+    def forward(self, input: Tensor) -> Tensor:
         stride, kernel = self.stride[0], self.kernel_size[0]
         return super().forward(input if stride == 1 else pad_same(input, kernel, stride))
 

@@ -41,6 +41,7 @@ class FusionModel(nn.Module, ABC):
         Models offer hooks by overriding this; the names in use are "convolution" (any
         ``nn.Conv2d``), "channel-gate" and "attention-map" (see ``models/mail.py``).
         """
+        del hook
         return []
 
     def no_such_hook(self, hook: str, defense: str) -> UserError:

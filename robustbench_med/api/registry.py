@@ -71,6 +71,7 @@ def provider(entry: EntryPoint) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that does not exist, with the nearest one that does."""
     names = sorted(known)
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names) or 'none'}"
+    spelt = {n.lower(): n for n in names}
+    near = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.5)
+    hint = f"did you mean {spelt[near[0]]!r}?" if near else f"there are: {', '.join(names) or 'none'}"
     return UserError(f"unknown {kind} {name!r}; {hint}")

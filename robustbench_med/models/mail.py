@@ -252,7 +252,14 @@ class MAIL(FusionModel):
         for index, (inputs, outputs) in enumerate(zip((widths[0], *widths), widths, strict=False)):
             rate = dropout if index else 0.0
             self.stages.append(
-                Stage(inputs, outputs, 2 if index else 1, branch_norm, StageDropout(rate, inference_dropout), attention_start)
+                Stage(
+                    inputs,
+                    outputs,
+                    2 if index else 1,
+                    branch_norm,
+                    StageDropout(rate, inference_dropout),
+                    attention_start,
+                )
             )
         self.heads = nn.ModuleDict({task: nn.Linear(2 * widths[-1], k) for task, k in classes.items()})
         start_like_keras(self)

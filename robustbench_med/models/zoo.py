@@ -131,7 +131,9 @@ def default_weights(model: str, dataset: str) -> Path:
 def read_card(weights: Path) -> dict[str, Any]:
     """The model card beside a weights file, {} when there is none."""
     path = weights.with_suffix(".json")
-    card: dict[str, Any] = read_json(path) if path.exists() else {}
+    card = read_json(path) if path.exists() else {}
+    if not isinstance(card, dict):
+        raise UserError(f"{path} is not a model card; move it away or restore it")
     return card
 
 
@@ -175,5 +177,11 @@ def card_model(config: ModelConfig) -> dict[str, Any]:
 
 
 def config_from_card(card: Mapping[str, Any], where: str) -> ModelConfig:
-    """The config a card says its weights were trained with."""
+    """The config a card says its weights were trained with.
+
+    Raises:
+        UserError: the file is not a model card.
+    """
+    if not isinstance(card.get("model"), dict):
+        raise UserError(f"{where} is not a model card; move it away or restore it")
     return build(ModelConfig, {k: v for k, v in card["model"].items() if k != "label"}, where)

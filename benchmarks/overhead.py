@@ -1,0 +1,145 @@
+"""What the harness costs: wall time of a PGD run over the bare cost of the passes it makes.
+
+Bare passes and runs take turns in one process, on the same model and batch, and medians are
+compared. Exits with 1 when a run takes more than 1.10 times its passes.
+
+    python benchmarks/overhead.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustbench_med.api.attack import Batch
+from robustbench_med.api.model import FusionModel
+from robustbench_med.api.objective import Goal
+from robustbench_med.api.threat import Budget, ThreatModel
+from robustbench_med.data.catalog import load_dataset
+from robustbench_med.evaluation import Outcomes, Plan, evaluate, load_batch
+from robustbench_med.models.zoo import build_model, model_config
+from robustbench_med.run import ATTACKS
+
+LIMIT = 1.10
+MODELS = {"mail": 1, "robust-mail": 2}  # with the EOT draws of their attack
+WIDTH, DRAWS = 0.25, 10
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Medians of seconds on the whole batch: a run, a pass forward and back, one forward."""
+
+    run: float
+    both: float
+    forward: float
+    outcomes: Outcomes
+    scoring_draws: int
+
+    @property
+    def ratio(self) -> float:
+        """Wall time of the run over that of its bare passes."""
+        samples = len(self.outcomes.ids)
+        backward = self.outcomes.backward / samples
+        forward_only = self.outcomes.forward / samples - backward + 2 * self.scoring_draws
+        return self.run / (backward * self.both + forward_only * self.forward)
+
+
+def main() -> int:
+    """Print one line a model; 1 when any is over the limit."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=100, help="size of the one batch")
+    parser.add_argument("--steps", type=int, default=10, help="of PGD")
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions")
+    options = parser.parse_args()
+    ratios = []
+    for name, eot in MODELS.items():
+        timing = measure(plan(name, eot, options.samples, options.steps), options.rounds)
+        ratios.append(timing.ratio)
+        print(
+            f"{name} (EOT {eot}): run {timing.run:.3f} s, forward and backward {timing.both * 1e3:.1f} ms, "
+            f"forward {timing.forward * 1e3:.1f} ms, ratio {timing.ratio:.3f}",
+            flush=True,
+        )
+    print(f"limit {LIMIT:.2f}, {torch.get_num_threads()} threads, {options.samples} samples")
+    return int(max(ratios) > LIMIT)
+
+
+def plan(name: str, eot: int, samples: int, steps: int) -> Plan:
+    """PGD that breaks no sample, so that each of its passes is over the whole batch."""
+    split = load_dataset("phantom").take(np.arange(samples))
+    torch.manual_seed(0)
+    model = build_model(model_config(name).with_options({"width": WIDTH}), split.info)
+    model.eval().requires_grad_(False)
+    everyone = load_batch(split, np.arange(samples), "cpu")
+    with torch.inference_mode():
+        labels = {task: logits.argmax(1).numpy() for task, logits in model(everyone.inputs).items()}
+    random = model.draws_shared_by != "none"
+    return Plan(
+        model=model,
+        split=replace(split, labels=labels),
+        attack=ATTACKS.get("pgd")(steps=steps),  # type: ignore[call-arg]
+        name="pgd",
+        threat=ThreatModel({m.name: Budget("linf", 1e-6) for m in split.info.modalities}),
+        goal=Goal(),
+        eot=eot,
+        draws=DRAWS if random else 1,
+        batch_size=samples,
+        seed=0,
+        device="cpu",
+    )
+
+
+def measure(plan: Plan, rounds: int) -> Timing:
+    """Time runs and bare passes in turns, after one round that warms up."""
+    batch = load_batch(plan.split, np.arange(len(plan.split)), "cpu")
+    outcomes: list[Outcomes] = []
+    tasks: dict[str, Callable[[], object]] = {
+        "both": lambda: forward_and_backward(plan.model, batch),
+        "forward": lambda: forward_only(plan.model, batch.inputs),
+        "run": lambda: outcomes.append(one_run(plan)),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(rounds + 1):
+        for name, task in tasks.items():
+            # A pass is short beside the run it is compared with: time as many as the run makes.
+            repeats = 1 if name == "run" else 10
+            started = time.perf_counter()
+            for _ in range(repeats):
+                task()
+            seconds[name].append((time.perf_counter() - started) / repeats)
+    run, both, forward = (statistics.median(seconds[name][1:]) for name in ("run", "both", "forward"))
+    return Timing(run, both, forward, outcomes[-1], plan.draws)
+
+
+def one_run(plan: Plan) -> Outcomes:
+    """The run as ``robmed run`` makes it, up to its outcomes on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        return evaluate(plan, Path(folder), lambda _: None)
+
+
+def forward_and_backward(model: FusionModel, batch: Batch) -> None:
+    """One pass through the model and back to its inputs."""
+    leaves = {name: x.detach().requires_grad_() for name, x in batch.inputs.items()}
+    logits = model(leaves)
+    losses = [F.cross_entropy(logits[task], labels) for task, labels in batch.labels.items()]
+    torch.autograd.grad(torch.stack(losses).sum(), list(leaves.values()))
+
+
+def forward_only(model: FusionModel, inputs: Mapping[str, Tensor]) -> None:
+    """One pass through the model without a graph."""
+    with torch.inference_mode():
+        model(inputs)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

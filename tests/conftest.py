@@ -1,0 +1,48 @@
+"""Fixtures shared by the tests of runs and of the command line."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny import write_model
+
+from robustbench_med import cli
+from robustbench_med.api.dataset import Split
+from robustbench_med.data.phantom import Phantom
+
+Robmed = Callable[..., tuple[int, list[str]]]
+
+
+@pytest.fixture(scope="session")
+def phantom() -> Split:
+    return Phantom().load("test")
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory, phantom: Split) -> dict[str, Path]:
+    """Random weights of the narrowest nets, by model name."""
+    folder = tmp_path_factory.mktemp("weights")
+    names = ("concat", "mail", "robust-mail", "robust-mail-rpf")
+    return {name: write_model(folder, name, phantom.info) for name in names}
+
+
+@pytest.fixture
+def concat(tmp_path: Path, weights: dict[str, Path]) -> Path:
+    """A copy of the weights of ``concat`` (and of their card) that a test may damage."""
+    for source in (weights["concat"], weights["concat"].with_suffix(".json")):
+        shutil.copy(source, tmp_path)
+    return tmp_path / weights["concat"].name
+
+
+@pytest.fixture
+def robmed(capfd: pytest.CaptureFixture[str]) -> Robmed:
+    """Run the command line; returns its exit code and the lines on stderr."""
+
+    def call(*arguments: object) -> tuple[int, list[str]]:
+        code = cli.main([str(a) for a in arguments])
+        return code, capfd.readouterr().err.splitlines()
+
+    return call

@@ -1,0 +1,488 @@
+"""Attacks: one table for what all must keep to, closed forms, and torchattacks as a second opinion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchattacks
+from tiny import (
+    ATTACKS,
+    CHANNELS,
+    CLASSES,
+    SHAPES,
+    ConvNet,
+    Linear,
+    RandomNet,
+    batch_of,
+    joint_loss,
+    labelled_by,
+    random_split,
+    seeded,
+    split_of,
+    target_of,
+    threat_of,
+)
+from torch import Tensor, nn
+
+from robustbench_med.api.attack import Attack, Batch, Target
+from robustbench_med.api.errors import UserError
+from robustbench_med.api.model import FusionModel
+from robustbench_med.api.objective import LOSSES, Goal, cross_entropy, margin
+from robustbench_med.api.threat import ROUNDING, Norm, ThreatModel
+
+PGD, FGSM, ADAPTER = (ATTACKS.get(name) for name in ("pgd", "fgsm", "torchattacks"))
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """An attack and what it is capable of.
+
+    Attributes:
+        own_radii: takes modalities of different sizes, each with its own radius.
+        gradient: needs the model's gradient.
+        random_start: depends on the seed of a deterministic model.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    norms: tuple[Norm, ...] = ("linf", "l2")
+    own_radii: bool = True
+    gradient: bool = True
+    random_start: bool = False
+
+    def attack(self) -> Attack:
+        return ATTACKS.get(self.name)(**self.options)
+
+
+SHELF = [
+    Shelf("fgsm"),
+    Shelf("fgsm", {"loss": "margin"}),
+    Shelf("pgd", {"steps": 6}, random_start=True),
+    Shelf("pgd", {"steps": 6, "restarts": 3, "loss": "margin"}, random_start=True),
+    Shelf("pgd", {"steps": 6, "random_start": False, "keep": "last"}),
+    Shelf("torchattacks", {"variant": "FGSM"}, norms=("linf",), own_radii=False),
+    Shelf("torchattacks", {"variant": "PGD", "steps": 6}, ("linf",), own_radii=False, random_start=True),
+    Shelf("torchattacks", {"variant": "PGDL2", "steps": 6}, ("l2",), own_radii=False, random_start=True),
+    Shelf("torchattacks", {"variant": "MIFGSM", "steps": 6}, norms=("linf",), own_radii=False),
+]
+CASES = [
+    pytest.param(shelf, norm, id=f"{shelf.name}-{'-'.join(map(str, shelf.options.values()))}-{norm}")
+    for shelf in SHELF
+    for norm in shelf.norms
+]
+
+
+@pytest.fixture(scope="module")
+def net() -> FusionModel:
+    return seeded(ConvNet, CHANNELS, CLASSES)
+
+
+@pytest.fixture(scope="module")
+def batch(net: FusionModel) -> Batch:
+    """Samples that the net gets right, so that all have something to lose."""
+    return batch_of(labelled_by(net, random_split(10)))
+
+
+def threats(shelf: Shelf, norm: Norm) -> list[ThreatModel]:
+    small, large = (0.03, 0.06) if norm == "linf" else (0.2, 0.5)
+    single = [threat_of(norm, a=small), threat_of(norm, b=large), threat_of(norm, b=0.0)]
+    return [*single, threat_of(norm, a=small, b=large)] if shelf.own_radii else single
+
+
+@pytest.mark.parametrize(("shelf", "norm"), CASES)
+def test_ball_box_and_untouched_modality(net: FusionModel, batch: Batch, shelf: Shelf, norm: Norm) -> None:
+    for threat in threats(shelf, norm):
+        target = target_of(net, threat)
+        before = {name: x.clone() for name, x in batch.inputs.items()}
+        found = shelf.attack().perturb(target, batch)
+        threat.check(found, batch.inputs, shelf.name)
+        for name, x in batch.inputs.items():
+            assert torch.equal(x, before[name]), "the attack wrote into its input"
+            moved = (found[name] - x).flatten(1)
+            length = moved.abs().amax(1) if norm == "linf" else moved.norm(dim=1)
+            epsilon = threat.budgets[name].epsilon if name in threat.budgets else 0.0
+            assert (length <= epsilon + 1e-5).all()
+            assert epsilon == 0 or length.max() > 0.5 * epsilon, "the attack did not use its ball"
+            assert not found[name].requires_grad
+        if target.passes.forward:
+            assert (target.passes.backward > 0) == shelf.gradient
+
+
+@pytest.mark.parametrize(("shelf", "norm"), CASES)
+def test_the_box_holds_at_its_edge(net: FusionModel, batch: Batch, shelf: Shelf, norm: Norm) -> None:
+    edge = replace(batch, inputs={name: x.round() for name, x in batch.inputs.items()})
+    threat = threats(shelf, norm)[0]
+    found = shelf.attack().perturb(target_of(net, threat), edge)
+    threat.check(found, edge.inputs, shelf.name)
+    assert 0 <= found["a"].min() <= found["a"].max() <= 1
+
+
+@pytest.mark.parametrize(("shelf", "norm"), CASES)
+def test_an_attack_beats_no_attack(net: FusionModel, batch: Batch, shelf: Shelf, norm: Norm) -> None:
+    threat = threats(shelf, norm)[1]
+    found = shelf.attack().perturb(target_of(net, threat), batch)
+    gained = joint_loss(net, found, batch.labels) - joint_loss(net, batch.inputs, batch.labels)
+    assert (gained >= -1e-4).all()
+    assert gained.mean() > 0.01
+
+
+@pytest.mark.parametrize(("shelf", "norm"), CASES)
+def test_what_the_seed_decides(net: FusionModel, batch: Batch, shelf: Shelf, norm: Norm) -> None:
+    target = target_of(net, threats(shelf, norm)[1])
+    torch.manual_seed(1)
+    first = shelf.attack().perturb(target, batch)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    again = shelf.attack().perturb(target, batch)
+    assert torch.equal(first["b"], again["b"])
+    assert torch.equal(state, torch.get_rng_state()), "the attack drew from torch's global generator"
+    other = shelf.attack().perturb(replace(target, seed=7), batch)
+    assert torch.equal(first["b"], other["b"]) != shelf.random_start
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_is_at_least_as_strong_as_fgsm(net: FusionModel, batch: Batch, norm: Norm) -> None:
+    """From the same start, with one step of FGSM's length among its iterates, for every sample."""
+    threat = threats(SHELF[0], norm)[-1]
+    epsilon = max(budget.epsilon for budget in threat.budgets.values())
+    strong = PGD(steps=10, step_size=epsilon, random_start=False)
+    losses = [
+        joint_loss(net, attack.perturb(target_of(net, threat), batch), batch.labels)
+        for attack in (FGSM(), strong)
+    ]
+    success = [
+        Goal().success(net(attack.perturb(target_of(net, threat), batch)), batch.labels)
+        for attack in (FGSM(), strong)
+    ]
+    assert ((success[1] > success[0]) | (losses[1] >= losses[0] - 1e-5)).all()
+    assert (success[1] >= success[0]).all()
+
+
+def linear_case(norm: Norm, samples: int = 60) -> tuple[FusionModel, Batch, Tensor, dict[str, float]]:
+    """A two-class linear model, its samples, and each one's exact margin at the worst point.
+
+    No sample is near the box, so the worst point of each ball is in closed form: the dual norm of
+    the weights on that modality times its radius is lost from the margin. The radii are such that
+    half of the samples fall.
+    """
+    split = random_split(samples, {"first": 2})
+    split = split_of({n: 0.3 + 0.5 * x for n, x in split.images.items()}, split.labels, {"first": 2})
+    model = seeded(Linear, SHAPES, {"first": 2})
+    batch = batch_of(labelled_by(model, split))
+    weight = model.get_submodule("heads.first").get_parameter("weight")
+    sizes = [int(np.prod(shape)) for shape in SHAPES.values()]
+    parts = dict(zip(SHAPES, torch.split(weight[1] - weight[0], sizes), strict=True))
+    dual = {name: part.norm(1 if norm == "linf" else 2).item() for name, part in parts.items()}
+    logits = model(batch.inputs)["first"]
+    margins = (logits[:, 1] - logits[:, 0]).abs()
+    radius = margins.median().item() / (dual["a"] + 3 * dual["b"])
+    epsilons = {"a": radius, "b": 3 * radius}
+    for name, part in parts.items():
+        moved = epsilons[name] * (1 if norm == "linf" else part.abs().max().item() / dual[name])
+        assert moved < 0.29, "the worst point lies outside the box"
+    return model, batch, margins - sum(epsilons[name] * dual[name] for name in dual), epsilons
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("attack", [FGSM(), PGD(steps=60), PGD(steps=60, keep="last", random_start=False)])
+def test_exact_robust_accuracy_of_a_linear_model(norm: Norm, attack: Attack, loss: str) -> None:
+    model, batch, worst, epsilons = linear_case(norm)
+    # The median sample itself lies on the edge, where rounding decides.
+    sure = worst.abs() > 1e-4
+    assert 0.4 < (worst[sure] > 0).float().mean() < 0.6
+    found = replace(attack, loss=loss).perturb(target_of(model, threat_of(norm, **epsilons)), batch)  # type: ignore[type-var]
+    logits = model(found)["first"]
+    reached = logits.gather(1, batch.labels["first"][:, None])[:, 0] * 2 - logits.sum(1)
+    assert torch.equal(reached[sure] > 0, worst[sure] > 0)
+    # An attack that keeps the best iterate may stop once a sample is broken.
+    torch.testing.assert_close(reached[worst > 0], worst[worst > 0], atol=2e-5, rtol=0)
+
+
+class FirstHead(nn.Module):
+    """One modality in, one head out: what torchattacks works on."""
+
+    def __init__(self, model: FusionModel, context: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.model, self.context = model, dict(context)
+
+    def forward(self, image: Tensor) -> Tensor:
+        out: Tensor = self.model({**self.context, "b": image})["second"]
+        return out
+
+
+REFERENCES = [
+    (FGSM(), torchattacks.FGSM, {"eps": 0.05}),
+    (
+        PGD(steps=7, step_size=0.02, random_start=False, keep="last"),
+        torchattacks.PGD,
+        {"eps": 0.05, "alpha": 0.02, "steps": 7, "random_start": False},
+    ),
+    (ADAPTER(variant="FGSM"), torchattacks.FGSM, {"eps": 0.05}),
+    (
+        ADAPTER(variant="PGD", steps=7, step_size=0.02, random_start=False),
+        torchattacks.PGD,
+        {"eps": 0.05, "alpha": 0.02, "steps": 7, "random_start": False},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "options"), REFERENCES, ids=["fgsm", "pgd", "adapter-fgsm", "adapter-pgd"]
+)
+def test_same_images_as_torchattacks(
+    net: FusionModel, batch: Batch, ours: Attack, theirs: Any, options: dict[str, Any]
+) -> None:
+    found = ours.perturb(target_of(net, threat_of(b=0.05), head="second"), batch)["b"]
+    expected = theirs(FirstHead(net, batch.inputs), **options)(batch.inputs["b"], batch.labels["second"])
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    assert (found - batch.inputs["b"]).abs().max() > 0.04
+
+
+def test_heads_as_goals() -> None:
+    logits = {
+        "first": torch.tensor([[1.0, 0], [0, 1.0], [1.0, 0], [0, 1.0]]),
+        "second": torch.tensor([[0, 3.0, 0], [0, 3.0, 0], [3.0, 0, 0], [3.0, 0, 1.0]]),
+    }
+    labels = {"first": torch.zeros(4, dtype=torch.long), "second": torch.ones(4, dtype=torch.long)}
+    wrong = {"first": [0, 1, 0, 1], "second": [0, 0, 1, 1]}
+    for head in wrong:
+        assert Goal(head).success(logits, labels).tolist() == wrong[head]
+    assert Goal("all").success(logits, labels).tolist() == [0, 0, 0, 1]
+    assert Goal("any").success(logits, labels).tolist() == [0, 0.75, 0.75, 1]
+    each = {loss: {t: loss(logits[t], labels[t]) for t in logits} for loss in (cross_entropy, margin)}
+    for loss, per_head in each.items():
+        assert torch.equal(Goal("second").loss(loss, logits, labels), per_head["second"])
+        assert torch.equal(Goal("all").loss(loss, logits, labels), torch.minimum(*per_head.values()))
+    assert torch.equal(Goal().loss(cross_entropy, logits, labels), torch.add(*each[cross_entropy].values()))
+    assert torch.equal(Goal().loss(margin, logits, labels), torch.maximum(*each[margin].values()))
+
+
+def test_margin_by_hand() -> None:
+    logits = torch.tensor([[3.0, 1.0, 2.5], [3.0, 1.0, 2.5], [1.0, 1.0, 1.0]])
+    assert margin(logits, torch.tensor([0, 1, 2])).tolist() == [-0.5, 2.0, 0.0]
+
+
+@pytest.mark.parametrize("head", ["any", "all", "first", "second"])
+def test_the_goal_decides_which_heads_fall(net: FusionModel, batch: Batch, head: str) -> None:
+    """Each goal is reached at least as often by the attack that aims at it as by any other."""
+    threat, attack = threat_of(a=0.04, b=0.04), PGD(steps=10, random_start=False)
+    reached = {}
+    for aim in ("any", "all", "first", "second"):
+        found = attack.perturb(target_of(net, threat, aim), batch)
+        reached[aim] = (Goal(head).success(net(found), batch.labels) > 0).float().mean().item()
+    assert reached[head] >= max(reached.values()) - 1e-6
+    assert reached[head] > 0 or head == "all"
+
+
+def test_a_named_head_need_not_see_every_modality(batch: Batch) -> None:
+    model = seeded(Linear, SHAPES, CLASSES)
+    with torch.no_grad():
+        model.get_submodule("heads.first").get_parameter("weight")[:, 48:] = 0
+    found = FGSM().perturb(target_of(model, threat_of(a=0.1, b=0.1), "first"), batch)
+    assert torch.equal(found["b"], batch.inputs["b"])
+    assert not torch.equal(found["a"], batch.inputs["a"])
+
+
+class Sighted(ConvNet):
+    """Sees the first modality only; ``blind`` cuts its gradient."""
+
+    blind = False
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        seen = inputs["a"].detach() if self.blind else inputs["a"]
+        return super().forward({"a": seen, "b": torch.zeros_like(inputs["b"])})
+
+
+def test_gradients_that_are_not_there(batch: Batch) -> None:
+    model = seeded(Sighted, CHANNELS, CLASSES)
+    found = FGSM().perturb(target_of(model, threat_of(a=0.1, b=0.1)), batch)
+    assert torch.equal(found["b"], batch.inputs["b"])
+    assert not torch.equal(found["a"], batch.inputs["a"])
+    with pytest.raises(UserError, match="no gradient with respect to b"):
+        FGSM().perturb(target_of(model, threat_of(b=0.1)), batch)
+    model.blind = True  # type: ignore[assignment]
+    with pytest.raises(UserError, match="no gradient with respect to a, b"):
+        FGSM().perturb(target_of(model, threat_of(a=0.1, b=0.1)), batch)
+
+
+def test_restarts_add_strength(batch: Batch) -> None:
+    """The first restart of several is the only one of one, so more can only be stronger."""
+    net = seeded(ConvNet, CHANNELS, CLASSES)
+    threat, losses = threat_of(a=0.01, b=0.01), {}
+    for restarts in (1, 2, 5):
+        attack = PGD(steps=1, restarts=restarts)
+        losses[restarts] = joint_loss(net, attack.perturb(target_of(net, threat), batch), batch.labels)
+    standing = Goal().success(net(batch.inputs), batch.labels) == 0
+    assert (losses[2] >= losses[1] - 1e-5)[standing].all()
+    assert (losses[5] >= losses[2] - 1e-5)[standing].all()
+    assert losses[5].sum() > losses[1].sum() + 1e-4
+
+
+def hand_made_gradient(model: FusionModel, batch: Batch, draws: int) -> Tensor:
+    gradients = []
+    for _ in range(draws):
+        x = batch.inputs["a"].clone().requires_grad_()
+        loss = Goal().loss(cross_entropy, model({**batch.inputs, "a": x}), batch.labels)
+        gradients.append(torch.autograd.grad(loss.sum(), x)[0])
+    return torch.stack(gradients).mean(0)
+
+
+@pytest.mark.parametrize("draws", [1, 2, 7])
+def test_eot_is_the_mean_over_draws(batch: Batch, draws: int) -> None:
+    model = seeded(RandomNet, CHANNELS, CLASSES)
+    target = target_of(model, threat_of(a=0.1), eot=draws)
+    model.noise.reseed(5)
+    seen = target.evaluate(batch.inputs, batch.labels, cross_entropy)
+    model.noise.reseed(5)
+    expected = hand_made_gradient(model, batch, draws)
+    torch.testing.assert_close(seen.gradients["a"], expected)
+    assert seen.gradients.keys() == {"a"}
+    assert (target.passes.forward, target.passes.backward) == (10 * draws, 10 * draws)
+    model.noise.reseed(5)
+    unseen = target.evaluate(batch.inputs, batch.labels, cross_entropy, gradient=False)
+    torch.testing.assert_close(unseen.loss, seen.loss)
+    assert torch.equal(unseen.success, seen.success)
+    assert not unseen.gradients
+    assert target.passes.backward == 10 * draws
+
+
+REFUSALS: list[tuple[str, dict[str, Any], ThreatModel, str]] = [
+    ("their own radii", {}, threat_of(a=0.1, b=0.2), "any"),
+    ("different sizes", {}, threat_of(a=0.1, b=0.1), "any"),
+    ("EOT", {"eot": 2}, threat_of(a=0.1), "any"),
+    ("all heads", {}, threat_of(a=0.1), "all"),
+    ("sub-selects", {"variant": "APGD"}, threat_of(a=0.1), "any"),
+    ("works in linf, not l2", {}, threat_of("l2", a=0.1), "any"),
+    ("works in l2, not linf", {"variant": "PGDL2"}, threat_of(a=0.1), "any"),
+]
+
+
+@pytest.mark.parametrize(("complaint", "options", "threat", "head"), REFUSALS, ids=[r[0] for r in REFUSALS])
+def test_what_the_adapter_refuses(
+    net: FusionModel, batch: Batch, complaint: str, options: dict[str, Any], threat: ThreatModel, head: str
+) -> None:
+    options = dict(options)
+    target = target_of(net, threat, head, eot=options.pop("eot", 1))
+    with pytest.raises(UserError, match=complaint) as error:
+        ADAPTER(**options).perturb(target, batch)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith("torchattacks:")
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"variant": "Pgd"}, "unknown torchattacks class 'Pgd'; did you mean 'PGD'?"),
+        ({"variant": "CW"}, "takes no radius"),
+        ({"variant": "FGSM", "steps": 3}, "no option 'steps'"),
+        ({"variant": "FGSM", "step_size": 0.1}, "no option 'alpha'"),
+        ({"options": {"decay": 1.0}}, "no option 'decay'"),
+        ({"options": {"eps": 1.0}}, "no option 'eps'"),
+    ],
+)
+def test_adapter_options(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError) as error:
+        ADAPTER(**options)
+    assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize("head", ["any", "second"])
+def test_the_adapter_counts_passes(net: FusionModel, batch: Batch, head: str) -> None:
+    target = target_of(net, threat_of(b=0.1), head)
+    ADAPTER(variant="PGD", steps=4).perturb(target, batch)
+    assert (target.passes.forward, target.passes.backward) == (40, 40)
+    ADAPTER(variant="FGSM").perturb(target, batch)
+    assert (target.passes.forward, target.passes.backward) == (50, 50)
+
+
+def test_the_adapter_aims_at_the_joint_label(net: FusionModel, batch: Batch) -> None:
+    """torchattacks sees the product of the heads; its cross-entropy is the sum of theirs."""
+    ours = PGD(steps=4, random_start=False, keep="last").perturb(target_of(net, threat_of(b=0.05)), batch)
+    adapter = ADAPTER(variant="PGD", steps=4, random_start=False)
+    theirs = adapter.perturb(target_of(net, threat_of(b=0.05)), batch)
+    torch.testing.assert_close(ours["b"], theirs["b"], atol=1e-6, rtol=0)
+
+
+def test_a_start_belongs_to_its_sample(batch: Batch) -> None:
+    for norm in ("linf", "l2"):
+        threat = threat_of(norm, a=0.1, b=0.3)
+        whole = threat.random_start(batch.inputs, batch.ids, 0)
+        picked = batch.take(torch.tensor([7, 2]))
+        alone = threat.random_start(picked.inputs, picked.ids, 0)
+        for name in SHAPES:
+            assert torch.equal(alone[name], whole[name][[7, 2]])
+        threat.check(whole, batch.inputs, "start")
+        assert not torch.equal(whole["a"], threat.random_start(batch.inputs, batch.ids, 0, restart=1)["a"])
+        assert not torch.equal(whole["a"], threat.random_start(batch.inputs, batch.ids, 1)["a"])
+
+
+def test_starts_fill_the_ball() -> None:
+    clean = {"a": torch.full((400, 1, 1, 2), 0.5)}
+    ids = [str(i) for i in range(400)]
+    flat = threat_of(a=0.1).random_start(clean, ids, 0)["a"].flatten(1) - 0.5
+    assert flat.abs().max() > 0.099
+    assert flat.mean(0).abs().max() < 0.01
+    radius = (threat_of("l2", a=0.1).random_start(clean, ids, 0)["a"] - 0.5).flatten(1).norm(dim=1)
+    # Uniform in a disc: the radius squared is uniform.
+    assert radius.max() <= 0.1 + ROUNDING
+    assert (radius / 0.1).pow(2).mean() == pytest.approx(0.5, abs=0.05)
+
+
+class Counter(ConvNet):
+    """Records the size of every batch it is given."""
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        self.__dict__.setdefault("sizes", []).append(len(inputs["a"]))
+        return super().forward(inputs)
+
+
+def test_broken_samples_are_left_alone(batch: Batch) -> None:
+    model = seeded(Counter, CHANNELS, CLASSES)
+    target = target_of(model, threat_of(a=0.04, b=0.04), "second")
+    found = PGD(steps=12, restarts=2).perturb(target, batch)
+    sizes = model.__dict__["sizes"]
+    broken = int(Goal("second").success(model(found), batch.labels).sum())
+    assert broken > 0
+    assert sizes[0] == 10
+    assert sizes[: 12 + 1] == sorted(sizes[: 12 + 1], reverse=True)
+    assert sizes[-2] <= 10 - broken if len(sizes) > 26 else sum(sizes) < 26 * 10
+    assert target.passes.forward == sum(sizes[:-1])
+
+
+def test_random_models_are_attacked_to_the_end(batch: Batch) -> None:
+    """Success in some draws is no success."""
+    model = seeded(RandomNet, CHANNELS, CLASSES)
+    target: Target = target_of(model, threat_of(a=0.5, b=0.5), eot=2)
+    PGD(steps=3, restarts=2).perturb(target, batch)
+    assert target.passes.forward == 10 * 2 * 2 * 4
+    assert target.passes.backward == 10 * 2 * 2 * 3
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 2.0, 20.0])
+def test_long_l2_perturbations_pass_the_check(epsilon: float) -> None:
+    """Lengths of large images are computed in float32, whose error grows with them."""
+    clean = {"a": 0.4 + 0.2 * torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))}
+    noise = torch.randn(clean["a"].shape, generator=torch.Generator().manual_seed(1))
+    threat = threat_of("l2", a=epsilon)
+    threat.check(threat.project({"a": clean["a"] + noise / 5}, clean), clean, "test")
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_check_catches_what_is_outside(norm: Norm) -> None:
+    clean = {"a": torch.full((2, 1, 4, 4), 0.5)}
+    outside = clean["a"].clone()
+    outside[1, 0, 0, 0] += 0.1 + 1e-4
+    with pytest.raises(RuntimeError, match="left the ball"):
+        threat_of(norm, a=0.1).check({"a": outside}, clean, "test")
+    outside[1, 0, 0, 0] = torch.nan
+    with pytest.raises(RuntimeError, match="NaN"):
+        threat_of(norm, a=0.1).check({"a": outside}, clean, "test")
+    edge = {"a": torch.ones(1, 1, 2, 2)}
+    with pytest.raises(RuntimeError, match="box"):
+        threat_of(norm, a=0.1).check({"a": edge["a"] + 1e-3}, edge, "test")

@@ -1,0 +1,91 @@
+"""The command line: quick to answer, and what it prints can be read by people and programs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Robmed
+
+from robustbench_med import cli
+
+HEAVY = ("torch", "numpy", "pandas", "matplotlib", "pydantic", "torchattacks", "art")
+PROBE = f"""
+import sys
+from robustbench_med.cli import main
+try:
+    main(["--help"])
+except SystemExit as end:
+    assert end.code == 0
+print("loaded:", *[name for name in {HEAVY} if name in sys.modules])
+"""
+
+
+def test_help_imports_nothing_heavy() -> None:
+    shown = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
+    assert "usage: robmed" in shown.stdout
+    assert shown.stdout.splitlines()[-1] == "loaded:"
+
+
+def test_help_answers_at_once() -> None:
+    """Under half a second; the best of three, since other processes may be busy."""
+    call = [sys.executable, "-m", "robustbench_med.cli", "--help"]
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run(call, capture_output=True, check=True)
+        times.append(time.perf_counter() - started)
+    assert min(times) < 0.5
+
+
+@pytest.mark.parametrize("command", ["run", "train", "data", "list"])
+def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert end.value.code == 0
+    assert f"usage: robmed {command}" in capsys.readouterr().out
+
+
+LISTED = {
+    "models": ["mail", "robust-mail", "robust-mail-rpf", "concat"],
+    "attacks": ["fgsm", "pgd", "torchattacks"],
+    "defenses": ["attention-noise", "projection-filters"],
+    "datasets": ["phantom", "milk10k", "mri-ct"],
+    "recipes": ["phantom-mail", "milk10k-concat"],
+    "protocols": ["released", "eot"],
+}
+
+
+@pytest.mark.parametrize("what", cli.LISTS)
+def test_lists(what: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert cli.main(["list", what]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert set(LISTED[what]) <= set(names)
+    assert len(names) == len(set(names))
+
+
+def test_what_a_run_prints(
+    weights: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--weights", str(weights["concat"]), "--samples", "4", "--steps", "2", "--out", str(tmp_path)]
+    assert cli.main(["run", "--model", "concat", "--attack", "pgd", *flags]) == 0
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    for text in ("synthetic", "lesion", "side", "any head", "95 %", "4/255", "passes a sample"):
+        assert text in printed.out
+    for name in ("record.json", "picture.png", "leaderboard.csv"):
+        assert name in printed.out
+
+
+def test_ctrl_c(robmed: Robmed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("robustbench_med.run.run", interrupt)
+    code, lines = robmed("run", "--model", "concat", "--attack", "pgd")
+    assert code == 130
+    assert lines == ["robmed: interrupted; the same command goes on from here"]

@@ -1,0 +1,112 @@
+"""The leaderboard file: one row a run, whole or not at all, whoever else writes to it."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+from collections.abc import Sequence
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+
+from robustbench_med import leaderboard
+from robustbench_med.api.errors import UserError
+
+
+def row(run: str) -> dict[str, str]:
+    return {name: f"{name} of {run}" for name in leaderboard.COLUMNS} | {"run": run}
+
+
+def runs(board: Path) -> list[str]:
+    with board.open(newline="") as stream:
+        return [line["run"] for line in csv.DictReader(stream)]
+
+
+def append_ten(board: Path, name: str, start: Barrier) -> None:
+    start.wait()
+    for number in range(10):
+        leaderboard.append(board, row(f"{name}{number}"))
+
+
+def test_rows_go_to_the_end(tmp_path: Path) -> None:
+    board = tmp_path / "new" / "board.csv"
+    for run in ("one", "two"):
+        leaderboard.append(board, row(run))
+    assert runs(board) == ["one", "two"]
+    assert board.read_text().splitlines()[0] == ",".join(leaderboard.COLUMNS)
+    with board.open(newline="") as stream:
+        assert list(csv.DictReader(stream))[1] == row("two")
+
+
+def test_two_processes_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    start, board = context.Barrier(2), tmp_path / "board.csv"
+    writers = [context.Process(target=append_ten, args=(board, name, start)) for name in "ab"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+        assert writer.exitcode == 0
+    written = runs(board)
+    assert len(written) == 20
+    for name in "ab":
+        assert [run for run in written if run.startswith(name)] == [f"{name}{i}" for i in range(10)]
+    assert {p.name for p in tmp_path.iterdir()} == {"board.csv", ".board.csv.lock"}
+
+
+def test_a_crash_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = tmp_path / "board.csv"
+    leaderboard.append(board, row("one"))
+    before = board.read_bytes()
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        leaderboard.append(board, row("two"))
+    assert board.read_bytes() == before
+    assert {p.name for p in tmp_path.iterdir()} == {"board.csv", ".board.csv.lock"}
+
+
+@pytest.mark.parametrize("columns", ["abc", leaderboard.COLUMNS[:-1], (*leaderboard.COLUMNS, "x")])
+def test_foreign_header(columns: Sequence[str], tmp_path: Path) -> None:
+    board, header = tmp_path / "board.csv", ",".join(columns) + "\n"
+    board.write_text(header)
+    with pytest.raises(UserError, match="is not a leaderboard of this version"):
+        leaderboard.check_header(board)
+    with pytest.raises(UserError, match="is not a leaderboard of this version"):
+        leaderboard.append(board, row("one"))
+    assert board.read_text() == header
+
+
+def test_a_missing_line_break_at_the_end(tmp_path: Path) -> None:
+    board = tmp_path / "board.csv"
+    leaderboard.append(board, row("one"))
+    board.write_text(board.read_text().rstrip("\n"))
+    leaderboard.append(board, row("two"))
+    assert runs(board) == ["one", "two"]
+
+
+def test_an_empty_file_becomes_a_leaderboard(tmp_path: Path) -> None:
+    board = tmp_path / "board.csv"
+    board.touch()
+    leaderboard.check_header(board)
+    leaderboard.append(board, row("one"))
+    assert runs(board) == ["one"]
+
+
+def test_commas_quotes_and_line_breaks_survive(tmp_path: Path) -> None:
+    board = tmp_path / "board.csv"
+    odd = row("one") | {"model": 'a "b", c\nd'}
+    leaderboard.append(board, odd)
+    leaderboard.append(board, row("two"))
+    with board.open(newline="") as stream:
+        assert [line["model"] for line in csv.DictReader(stream)] == ['a "b", c\nd', "model of two"]
+
+
+def test_grey_levels() -> None:
+    assert leaderboard.grey_levels(4 / 255) == "4/255"
+    assert leaderboard.grey_levels(0.5 / 255) == "0.5/255"
+    assert leaderboard.grey_levels(1e-9) == "2.55e-07/255"

@@ -1,0 +1,192 @@
+"""Models small enough to reason about by hand, and the data and weights to run them on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from robustbench_med.api.attack import Attack, Batch, Passes, Target
+from robustbench_med.api.dataset import DatasetInfo, Modality, Split, Task
+from robustbench_med.api.model import FusionModel
+from robustbench_med.api.objective import Goal
+from robustbench_med.api.randomness import RandomLayer
+from robustbench_med.api.registry import Registry
+from robustbench_med.api.threat import Budget, Norm, ThreatModel
+from robustbench_med.evaluation import Plan, load_batch
+from robustbench_med.models.zoo import ModelConfig, build_model, card_model, model_config, save_weights
+
+ATTACKS: Registry[Callable[..., Attack]] = Registry("attack", "robustbench_med.attacks")
+SHAPES = {"a": (1, 6, 8), "b": (2, 4, 4)}
+CLASSES = {"first": 2, "second": 3}
+CHANNELS = {name: shape[0] for name, shape in SHAPES.items()}
+
+
+class Linear(FusionModel):
+    """One linear layer per head on all pixels of all modalities: closed forms for every attack."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], classes: Mapping[str, int]) -> None:
+        super().__init__({name: shape[0] for name, shape in shapes.items()}, classes)
+        pixels = sum(int(np.prod(shape)) for shape in shapes.values())
+        self.heads = nn.ModuleDict({task: nn.Linear(pixels, k) for task, k in classes.items()})
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        flat = torch.cat([inputs[name].flatten(1) for name in self.channels], 1)
+        return {task: head(flat) for task, head in self.heads.items()}
+
+
+class ConvNet(FusionModel):
+    """A convolution per modality, then a linear head per task; any image size.
+
+    Odd in (image - 0.5), so that no class is preferred and small changes reach every head.
+    """
+
+    def __init__(self, channels: Mapping[str, int], classes: Mapping[str, int]) -> None:
+        super().__init__(channels, classes)
+        self.trunks = nn.ModuleDict({m: nn.Conv2d(c, 4, 3, bias=False) for m, c in channels.items()})
+        features = 4 * 4 * len(channels)
+        self.heads = nn.ModuleDict({t: nn.Linear(features, k, bias=False) for t, k in classes.items()})
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        maps = [torch.tanh(3 * trunk(inputs[m] - 0.5)) for m, trunk in self.trunks.items()]
+        features = torch.cat([F.adaptive_avg_pool2d(x, 2).flatten(1) for x in maps], 1)
+        return {task: 10 * head(features) for task, head in self.heads.items()}
+
+
+class Jitter(RandomLayer):
+    """Multiplies by 1 + n, n drawn per element; remembers its draws by the kind of pass."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = std
+        self.scoring: list[Tensor] = []
+        self.crafting: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        draw = self.noise.normal(self.site, x.shape, self.std, x)
+        (self.scoring if torch.is_inference_mode_enabled() else self.crafting).append(draw.clone())
+        return x * (1 + draw)
+
+
+class RandomNet(ConvNet):
+    """``ConvNet`` whose logits jitter."""
+
+    def __init__(self, channels: Mapping[str, int], classes: Mapping[str, int], std: float = 0.5) -> None:
+        super().__init__(channels, classes)
+        self.jitter = Jitter(std)
+        self.adopt_random_layers()
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {task: self.jitter(logits) for task, logits in super().forward(inputs).items()}
+
+
+class Coin(RandomLayer):
+    """Keeps the sign of 90 % of the rows and flips the others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        keep = self.noise.keep(torch.Size((len(x), 1)), 0.9, x)
+        return x * (2 * keep - 1)
+
+
+class CoinFlip(FusionModel):
+    """Reads the label off the first pixel (0.25 or 0.75), and flips its answer in 10 % of draws."""
+
+    def __init__(self) -> None:
+        super().__init__(CHANNELS, {"first": 2})
+        self.coin = Coin()
+        self.adopt_random_layers()
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        score = inputs["a"][:, 0, 0, 0] - 0.5
+        return {"first": self.coin(torch.stack([-score, score], 1))}
+
+
+def random_split(samples: int = 8, classes: Mapping[str, int] = CLASSES, seed: int = 0) -> Split:
+    """Uniform images in [0.2, 0.8] of two sizes, with random labels."""
+    rng = np.random.default_rng(seed)
+    images = {n: rng.uniform(0.2, 0.8, (samples, *s)).astype(np.float32) for n, s in SHAPES.items()}
+    labels = {task: rng.integers(0, k, samples) for task, k in classes.items()}
+    return split_of(images, labels, classes)
+
+
+def split_of(
+    images: Mapping[str, NDArray[Any]], labels: Mapping[str, NDArray[np.int64]], classes: Mapping[str, int]
+) -> Split:
+    samples = len(next(iter(images.values())))
+    names = tuple(images)
+    info = DatasetInfo(
+        name="specks",
+        title="Random specks",
+        pairing="paired",
+        modalities=tuple(Modality(n, tuple(x.shape[1:]), n) for n, x in images.items()),
+        tasks=tuple(Task(t, tuple(f"{t}{i}" for i in range(k)), names) for t, k in classes.items()),
+        licence="CC0-1.0",
+        citation="none",
+        synthetic=True,
+    )
+    ids = tuple(f"s{i}" for i in range(samples))
+    return Split("test", info, images, {n: np.arange(samples) for n in names}, labels, ids, ids)
+
+
+def labelled_by(model: FusionModel, split: Split) -> Split:
+    """The split with labels that ``model`` gets all right."""
+    whole = load_batch(split, np.arange(len(split)), "cpu")
+    with torch.no_grad():
+        labels = {task: logits.argmax(1).numpy() for task, logits in model.eval()(whole.inputs).items()}
+    return split_of({n: split.images[n] for n in model.channels}, labels, model.classes)
+
+
+def seeded(model_class: type[FusionModel], *arguments: Any, seed: int = 0, **options: Any) -> FusionModel:
+    torch.manual_seed(seed)
+    model = model_class(*arguments, **options)
+    return model.eval().requires_grad_(False)
+
+
+def threat_of(norm: Norm = "linf", **epsilons: float) -> ThreatModel:
+    return ThreatModel({name: Budget(norm, epsilon) for name, epsilon in epsilons.items()})
+
+
+def target_of(model: FusionModel, threat: ThreatModel, head: str = "any", eot: int = 1) -> Target:
+    return Target(model, threat, Goal(head), eot, 0, Passes())
+
+
+def batch_of(split: Split) -> Batch:
+    return load_batch(split, np.arange(len(split)), "cpu")
+
+
+def plan_of(model: FusionModel, split: Split, attack: Attack, threat: ThreatModel, **changes: Any) -> Plan:
+    random = model.draws_shared_by != "none"
+    values: dict[str, Any] = {
+        "goal": Goal(),
+        "eot": 2 if random else 1,
+        "draws": 10 if random else 1,
+        "batch_size": 100,
+        "seed": 0,
+        "device": "cpu",
+    }
+    return Plan(model=model, split=split, attack=attack, name="test", threat=threat, **values | changes)
+
+
+def joint_loss(model: FusionModel, inputs: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
+    """The cross-entropy of all heads, summed: (B,)."""
+    with torch.no_grad():
+        logits = model(inputs)
+    losses = [F.cross_entropy(logits[task], labels[task], reduction="none") for task in logits]
+    return torch.stack(losses).sum(0)
+
+
+def write_model(folder: Path, name: str, info: DatasetInfo, **options: Any) -> Path:
+    """Random weights of a named model with the card that says how it was built."""
+    config: ModelConfig = model_config(name).with_options({"width": 1 / 32, **options})
+    torch.manual_seed(0)
+    path = folder / f"{name}.safetensors"
+    save_weights(build_model(config, info), path)
+    path.with_suffix(".json").write_text(json.dumps({"model": card_model(config)}))
+    return path
