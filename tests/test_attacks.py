@@ -29,7 +29,7 @@ from tiny import (
 )
 from torch import Tensor, nn
 
-from robustbench_med.api.attack import Attack, Batch, Target
+from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import LOSSES, Goal, cross_entropy, margin
@@ -486,3 +486,18 @@ def test_the_check_catches_what_is_outside(norm: Norm) -> None:
     edge = {"a": torch.ones(1, 1, 2, 2)}
     with pytest.raises(RuntimeError, match="box"):
         threat_of(norm, a=0.1).check({"a": edge["a"] + 1e-3}, edge, "test")
+
+
+def test_the_best_of_a_random_model_has_the_highest_mean_loss(batch: Batch) -> None:
+    """Success in some of the draws is luck; a deterministic model has none, so there it counts."""
+    one = batch.take(torch.tensor([0]))
+    weak = Evaluation(torch.tensor([1.0]), torch.tensor([0.9]), {})
+    strong = Evaluation(torch.tensor([2.0]), torch.tensor([0.1]), {})
+    for model_class, winner in ((RandomNet, strong), (ConvNet, weak)):
+        target = target_of(seeded(model_class, CHANNELS, CLASSES), threat_of(a=0.1))
+        for order in ((weak, strong), (strong, weak)):
+            best = Best(one, target)
+            for seen in order:
+                best.update(torch.tensor([0]), {"a": one.inputs["a"] + seen.loss}, seen)
+            assert best.loss == winner.loss
+            assert torch.equal(best.inputs["a"], one.inputs["a"] + winner.loss)

@@ -132,6 +132,19 @@ def test_scoring_uses_draws_no_attack_has_seen(tmp_path: Path) -> None:
     assert not set(scoring) & set(crafting)
 
 
+def test_scoring_more_often_changes_no_attack(tmp_path: Path) -> None:
+    model = seeded(RandomNet, CHANNELS, CLASSES)
+    shown = [
+        evaluated(
+            plan_of(model, random_split(6), FGSM(), threat_of(a=0.05), draws=draws), tmp_path / str(draws)
+        ).shown
+        for draws in (1, 10)
+    ]
+    order = [np.argsort(s["index"]) for s in shown]
+    few, many = (s["adversarial/a"][o] for s, o in zip(shown, order, strict=True))
+    np.testing.assert_array_equal(few, many)
+
+
 def _draws(model: RandomNet) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     return model.jitter.scoring, model.jitter.crafting
 
