@@ -12,8 +12,8 @@ from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target, take
 from robustbench_med.api.errors import UserError
+from robustbench_med.api.fields import Fraction
 from robustbench_med.api.objective import Loss, loss_by_name
-from robustbench_med.config import Fraction
 
 
 @dataclass(frozen=True)

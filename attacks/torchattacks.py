@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from robustbench_med.api.attack import Attack, Batch, Target
 from robustbench_med.api.errors import UserError
+from robustbench_med.api.fields import Fraction
 from robustbench_med.api.registry import unknown
+from robustbench_med.api.seeding import derive
 from robustbench_med.api.threat import Budget
-from robustbench_med.config import Fraction
-from robustbench_med.seeding import derive
 
 # Found by experiment: these hand the model sub-batches, so a context image would meet the wrong
 # sample, and they decide success themselves.

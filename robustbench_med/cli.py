@@ -100,8 +100,8 @@ def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from rich.console import Console
 
     from robustbench_med.config import find, read_yaml
-    from robustbench_med.report import show
-    from robustbench_med.run import run
+    from robustbench_med.pipeline import run
+    from robustbench_med.reporting.table import show
 
     values = read_yaml(find("protocol", "protocols", options.config)) if options.config else {}
     result = run(_run_config(values, options))
@@ -114,7 +114,7 @@ def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 def _run_config(values: dict[str, Any], options: argparse.Namespace) -> Any:
     from robustbench_med.config import build
-    from robustbench_med.run import RunConfig
+    from robustbench_med.pipeline import RunConfig
 
     flags = {k: v for k, v in vars(options).items() if v is not None and k not in ("command", "config")}
     given = values.get("attack_options") or {}
@@ -141,7 +141,7 @@ def _radii(text: str) -> float | dict[str, float]:
 
 
 def _radius(text: str) -> float:
-    from robustbench_med.config import fraction
+    from robustbench_med.api.fields import fraction
 
     try:
         return float(fraction(text.strip()))  # type: ignore[arg-type]
@@ -180,7 +180,7 @@ def _list(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from robustbench_med.listing import rows
+    from robustbench_med.reporting.listing import rows
 
     columns, found = rows(options.what)
     table = Table(*columns, box=None, pad_edge=False)

@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.registry import unknown
 
 T = TypeVar("T")
-
-
-def fraction(value: object) -> object:
-    """Turn "4/255" into a float; leave everything else for the type check."""
-    if isinstance(value, str) and value.count("/") == 1:
-        try:
-            return operator.truediv(*map(float, value.split("/")))
-        except (ValueError, ZeroDivisionError) as error:
-            raise ValueError(f"{value!r} is not a fraction") from error
-    return value
-
-
-Fraction = Annotated[float, BeforeValidator(fraction)]
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:

@@ -21,9 +21,9 @@ from robustbench_med.api.dataset import Split
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal
+from robustbench_med.api.seeding import derive
 from robustbench_med.api.threat import ThreatModel
 from robustbench_med.files import replacing
-from robustbench_med.seeding import derive
 
 SHOWN = 6  # samples kept as images, for the picture
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustbench_med.api.model import FusionModel
-from robustbench_med.seeding import derive
+from robustbench_med.api.seeding import derive
 
 
 def logits(

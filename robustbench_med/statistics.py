@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_med.seeding import derive
+from robustbench_med.api.seeding import derive
 
 Z95 = 1.959963984540054
 RESAMPLES = 2000

@@ -24,13 +24,14 @@ from torch import Tensor
 from robustbench_med import scoring, statistics
 from robustbench_med.api.dataset import DatasetInfo, Split
 from robustbench_med.api.errors import UserError
+from robustbench_med.api.fields import Fraction
 from robustbench_med.api.model import FusionModel
-from robustbench_med.config import Fraction, build, find, read_yaml
+from robustbench_med.api.seeding import derive
+from robustbench_med.config import build, find, read_yaml
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.files import replacing, require_writable, sha256_file, sha256_json, write_json
 from robustbench_med.models.zoo import ModelConfig, build_model, card_model, model_config, save_weights
 from robustbench_med.progress import progress_bar
-from robustbench_med.seeding import derive
 from robustbench_med.versions import versions
 
 SCORING_DRAWS = 10
@@ -269,7 +270,7 @@ class Trainer:
             raise UserError(f"the checkpoint {self.checkpoint} is damaged ({error}); delete it") from error
         if metadata["recipe"] != self._recipe():
             raise UserError(
-                f"{self.checkpoint} belongs to another recipe or other data; delete it or choose another --out"
+                f"{self.checkpoint} is of another recipe or other data; delete it or choose another --out"
             )
         values = json.loads(metadata["progress"])
         self.progress = Progressing(**values)

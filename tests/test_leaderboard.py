@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from robustbench_med import leaderboard
 from robustbench_med.api.errors import UserError
+from robustbench_med.reporting import leaderboard
 
 
 def row(run: str) -> dict[str, str]:

@@ -32,7 +32,7 @@ from tiny import (
     threat_of,
 )
 
-from robustbench_med import cli, evaluation, leaderboard
+from robustbench_med import cli, evaluation
 from robustbench_med.api.attack import Attack
 from robustbench_med.api.dataset import Split
 from robustbench_med.api.errors import UserError
@@ -40,8 +40,9 @@ from robustbench_med.api.threat import Budget
 from robustbench_med.config import build, read_yaml
 from robustbench_med.evaluation import Outcomes, Plan, evaluate
 from robustbench_med.files import sha256_file
-from robustbench_med.record import ANY, accuracies
-from robustbench_med.run import RunConfig, prepare, run
+from robustbench_med.pipeline import RunConfig, prepare, run
+from robustbench_med.reporting import leaderboard
+from robustbench_med.reporting.record import ANY, accuracies
 
 PGD, FGSM = ATTACKS.get("pgd"), ATTACKS.get("fgsm")
 

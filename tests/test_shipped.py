@@ -11,7 +11,7 @@ from robustbench_med.data.catalog import load_dataset
 from robustbench_med.data.phantom import BEST_SINGLE_MODALITY_ACCURACY
 from robustbench_med.evaluation import load_batch
 from robustbench_med.files import sha256_file
-from robustbench_med.run import load_model
+from robustbench_med.pipeline import load_model
 from robustbench_med.training import train_config
 
 MODELS = ("concat", "mail", "robust-mail", "robust-mail-rpf")

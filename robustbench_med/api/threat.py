@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustbench_med.api.errors import UserError
-from robustbench_med.seeding import generator
+from robustbench_med.api.seeding import generator
 
 Norm = Literal["linf", "l2"]
 

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from robustbench_med.api.errors import UserError
 from robustbench_med.files import replacing
-from robustbench_med.record import ANY
+from robustbench_med.reporting.record import ANY
 
 COLUMNS = (
     "dataset",

@@ -10,7 +10,7 @@ from robustbench_med.api.registry import Registry, provider
 from robustbench_med.config import shipped
 from robustbench_med.data.catalog import SOURCES
 from robustbench_med.models.zoo import ARCHITECTURES, DEFENSES, model_config, weight_folders
-from robustbench_med.run import ATTACKS
+from robustbench_med.pipeline import ATTACKS
 
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]
 

@@ -7,19 +7,21 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from robustbench_med import leaderboard
 from robustbench_med.api.attack import Attack
 from robustbench_med.api.dataset import DatasetInfo, Split
 from robustbench_med.api.errors import UserError
+from robustbench_med.api.fields import Fraction
 from robustbench_med.api.objective import Goal
 from robustbench_med.api.registry import Registry, unknown
+from robustbench_med.api.seeding import derive
 from robustbench_med.api.threat import Budget, ThreatModel
-from robustbench_med.config import Fraction, build, find, read_yaml
+from robustbench_med.config import build, find, read_yaml
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation import Outcomes, Plan, evaluate
 from robustbench_med.files import require_writable, sha256_file, sha256_json, write_json
@@ -33,10 +35,10 @@ from robustbench_med.models.zoo import (
     model_names,
     read_card,
 )
-from robustbench_med.picture import draw
 from robustbench_med.progress import progress_bar
-from robustbench_med.record import Accuracy, accuracies, record
-from robustbench_med.seeding import derive
+from robustbench_med.reporting import leaderboard
+from robustbench_med.reporting.picture import draw
+from robustbench_med.reporting.record import Accuracy, accuracies, record
 
 ATTACKS: Registry[type[Attack]] = Registry("attack", "robustbench_med.attacks")
 DEFAULT_EOT = 10
@@ -126,7 +128,13 @@ def run(config: RunConfig) -> Result:
         require_writable(folder)
     stored = _stored_config(config, plan)
     # The model's config too: a model file may change while its name and weights stay.
-    identity = [stored, asdict(loaded.config), loaded.weights_sha256, plan.split.fingerprint]
+    identity = [
+        version("robustbench-med"),
+        stored,
+        asdict(loaded.config),
+        loaded.weights_sha256,
+        plan.split.fingerprint,
+    ]
     run_id = sha256_json(identity)[:12]
     folder = out / f"{loaded.config.label}-{config.attack.replace(':', '-')}-{config.dataset}-{run_id}"
     started = datetime.now(UTC).isoformat(timespec="seconds")

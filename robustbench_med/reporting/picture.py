@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from robustbench_med.api.dataset import Task
 from robustbench_med.evaluation import Outcomes, Plan
 from robustbench_med.files import replacing
-from robustbench_med.leaderboard import grey_levels
+from robustbench_med.reporting.leaderboard import grey_levels
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 

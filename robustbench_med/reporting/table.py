@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from robustbench_med.leaderboard import grey_levels
-from robustbench_med.record import ANY
+from robustbench_med.reporting.leaderboard import grey_levels
+from robustbench_med.reporting.record import ANY
 
 
 def show(record: Mapping[str, Any], console: Console) -> None:

@@ -1,0 +1,1 @@
+"""What a run leaves behind: record, leaderboard row, picture, and the table on the screen."""
