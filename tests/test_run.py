@@ -294,6 +294,7 @@ def test_flags_yaml_and_python_are_the_same(tmp_path: Path) -> None:
         # Attack options reach their types when the attack is built.
         assert replace(config_, attack_options={}) == replace(python, attack_options={})
         assert build(PGD, config_.attack_options, "") == build(PGD, python.attack_options, "")  # type: ignore[arg-type]
+    assert RunConfig.from_yaml(str(path), samples=3) == replace(from_yaml, samples=3)
     changed = _parsed([str(path), "--steps", "9", "--eps", "1/255"])
     assert changed.eps == 1 / 255
     assert changed.attack_options == {**from_yaml.attack_options, "steps": 9}
