@@ -66,6 +66,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--loss", help="cross-entropy (default) or margin")
     add("--keep", help="best (default) or last iterate")
     add("--random-start", action=argparse.BooleanOptionalAction, help="start at a random point of the ball")
+    add("--option", action="append", metavar="NAME=VALUE", help="any other option of the attack")
     add("--eot", type=int, help="draws behind each gradient of a random model; default 10")
     add("--draws", type=int, help="scoring draws of a random model; default 10")
     add("--samples", type=int, help="how many test samples, 0 for all; default 200")
@@ -113,7 +114,7 @@ def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 
 def _run_config(values: dict[str, Any], options: argparse.Namespace) -> Any:
-    from robustbench_med.config import build
+    from robustbench_med.config import build, scalar
     from robustbench_med.pipeline import RunConfig
 
     flags = {k: v for k, v in vars(options).items() if v is not None and k not in ("command", "config")}
@@ -121,6 +122,7 @@ def _run_config(values: dict[str, Any], options: argparse.Namespace) -> Any:
     if not isinstance(given, dict):
         raise UserError(f"{options.config}: attack_options must be a mapping, not {type(given).__name__}")
     attack_options = given | {name: flags.pop(name) for name in ATTACK_OPTIONS if name in flags}
+    attack_options |= {n.replace("-", "_"): scalar(v) for n, v in _pairs(flags.pop("option", [])).items()}
     if "eps" in flags:
         flags["eps"] = _radii(flags["eps"])
     if "modality" in flags:
@@ -130,6 +132,14 @@ def _run_config(values: dict[str, Any], options: argparse.Namespace) -> Any:
         if name not in merged:
             raise UserError(f"--{name} is missing; see what there is with: robmed list {name}s")
     return build(RunConfig, merged, options.config or "robmed run")
+
+
+def _pairs(options: Sequence[str]) -> dict[str, str]:
+    pairs = [option.partition("=") for option in options]
+    for name, equals, _ in pairs:
+        if not equals:
+            raise UserError(f"--option {name}: write NAME=VALUE, such as size=64")
+    return {name: value for name, _, value in pairs}
 
 
 def _radii(text: str) -> float | dict[str, float]:
@@ -162,11 +172,7 @@ def _import(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
     from robustbench_med.data.catalog import import_dataset
 
-    pairs = [part.partition("=") for part in options.option]
-    for name, equals, _ in pairs:
-        if not equals:
-            raise UserError(f"--option {name}: write NAME=VALUE, such as size=64")
-    report = import_dataset(options.name, options.source, **{name: value for name, _, value in pairs})
+    report = import_dataset(options.name, options.source, **_pairs(options.option))
     print(f"{options.name}: imported into {report.folder}")
     for name, count in report.counts.items():
         print(f"  {name}: {count}")
@@ -186,7 +192,8 @@ def _list(options: argparse.Namespace, argv: Sequence[str]) -> None:
     table = Table(*columns, box=None, pad_edge=False)
     for row in found:
         table.add_row(*row)
-    Console(soft_wrap=True, highlight=False).print(table)
+    # A pipe has no width; a terminal's is kept.
+    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
+def scalar(text: str) -> Any:
+    """A flag's value as YAML reads it: "3" is a number, "true" a truth value, "cat" a word."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
 def shipped(folder: str) -> dict[str, Path]:
     """The YAML files under ``configs/<folder>`` by name."""
     root = Path(str(resources.files("robustbench_med.configs"))) / folder

@@ -191,8 +191,9 @@ def load_model(
     """A trained model, ready to be evaluated.
 
     Args:
-        model: a model's name or config path. Where the weights have a card, the card says what
-            exactly was trained (its width, its defenses' parameters).
+        model: a model's name, or the path of a config. By name, the card beside the weights says
+            what exactly was trained (its width, its defenses' parameters); a config's own words
+            stand, so that trained weights can be put behind another defense.
         info: the data set's, if it is at hand already.
 
     Raises:
@@ -201,7 +202,8 @@ def load_model(
     named = model_config(model)
     path = Path(weights) if weights else default_weights(named.name, dataset)
     card = read_card(path)
-    config = config_from_card(card, str(path.with_suffix(".json"))) if card else named
+    by_path = model.endswith((".yaml", ".yml"))
+    config = named if by_path or not card else config_from_card(card, str(path.with_suffix(".json")))
     if config.name != named.name:
         raise UserError(
             f"{path} holds weights of {config.name!r}, not {named.name!r}; say --model {config.name}"

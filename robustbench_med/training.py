@@ -68,7 +68,7 @@ class TrainConfig:
         dataset: the data set's name.
         warmup: share of all steps over which the learning rate rises.
         noise_warmup: share of the epochs over which random layers' noise rises from 0 to its full
-            size; nets with attention noise do not learn from scratch under all of it.
+            size, which eases the start of nets with attention noise; best weights are picked after.
         class_balance: weight each class by the inverse of its frequency to this power (0: none,
             1: every class counts the same).
         gradient_clip: longest gradient of a step; 0 for none.
@@ -93,6 +93,16 @@ class TrainConfig:
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch_size, self.threads) < 1 or self.learning_rate <= 0:
+            raise UserError(
+                "recipe: epochs, batch_size and threads must be 1 or more, learning_rate positive"
+            )
+        if not 0 <= self.warmup < 1 or not 0 <= self.noise_warmup * self.epochs <= self.epochs - 1:
+            raise UserError(
+                "recipe: warmup and noise_warmup are shares below 1; the last epoch has all the noise"
+            )
 
 
 @dataclass

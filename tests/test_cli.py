@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -89,3 +90,34 @@ def test_ctrl_c(robmed: Robmed, monkeypatch: pytest.MonkeyPatch) -> None:
     code, lines = robmed("run", "--model", "concat", "--attack", "pgd")
     assert code == 130
     assert lines == ["robmed: interrupted; the same command goes on from here"]
+
+
+def test_any_option_of_an_attack_can_be_a_flag(
+    robmed: Robmed, tmp_path: Path, weights: dict[str, Path]
+) -> None:
+    common = ("run", "--model", "concat", "--attack", "pgd", "--samples", 4, "--weights", weights["concat"])
+    code, _ = robmed(*common, "--out", tmp_path, "--option", "steps=2", "--option", "random-start=false")
+    assert code == 0
+    record = json.loads(next(tmp_path.glob("*/record.json")).read_text())
+    assert record["attack"]["steps"] == 2
+    assert record["attack"]["random_start"] is False
+    code, lines = robmed(*common, "--out", tmp_path, "--option", "stepz=2")
+    assert (code, len(lines)) == (2, 1)
+    assert "steps" in lines[0]
+
+
+def test_a_model_file_has_its_own_say_over_the_card(
+    robmed: Robmed, tmp_path: Path, weights: dict[str, Path]
+) -> None:
+    model = tmp_path / "robust-mail.yaml"
+    model.write_text(
+        "architecture: mail\noptions: {width: 0.03125, branch_norm: true}\n"
+        "defenses: [{name: attention-noise, options: {std: 0.1}}]\n"
+    )
+    weights_flag = ("--weights", weights["robust-mail"])
+    code, lines = robmed(
+        "run", "--model", model, "--attack", "fgsm", "--samples", 4, *weights_flag, "--out", tmp_path
+    )
+    assert (code, lines) == (0, [])
+    record = json.loads(next(tmp_path.glob("*/record.json")).read_text())
+    assert record["model"]["defenses"][0]["options"] == {"std": 0.1}
