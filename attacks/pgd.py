@@ -75,7 +75,8 @@ class PGD(Attack):
                 index, part, current = index[still], part.take(still), take(current, still)
             if len(index) == 0:
                 return current
-        best.update(index, current, target.evaluate(current, part.labels, loss, gradient=False))
+        if self.keep == "best":
+            best.update(index, current, target.evaluate(current, part.labels, loss, gradient=False))
         return current
 
     def _step(

@@ -48,7 +48,8 @@ class ProjectionFilters(Defense):
                 raise UserError(
                     f"projection-filters does not know the layer at {site}; it needs a SameConv2d"
                 )
-            count = round(self.ratio * conv.out_channels)
+            # At least one filter stays trained, however narrow the net.
+            count = min(round(self.ratio * conv.out_channels), conv.out_channels - 1)
             if count:
                 model.install(site, randomized(conv, count, self.layout))
 

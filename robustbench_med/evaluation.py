@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_med import scoring
-from robustbench_med.api.attack import Attack, Batch, Passes, Target, take
+from robustbench_med.api.attack import Attack, Batch, Passes, Target
 from robustbench_med.api.dataset import Split
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.model import FusionModel
@@ -148,9 +148,11 @@ def _evaluate_batch(plan: Plan, number: int, index: NDArray[np.int64]) -> Outcom
     target = Target(plan.model, plan.threat, plan.goal, plan.eot, derive(plan.seed, "attack"), passes)
     clean = scoring.logits(plan.model, batch.inputs, plan.draws, plan.seed, "clean", *batch.ids)
     plan.model.noise.reseed(derive(plan.seed, "craft", *batch.ids))
-    adversarial = _attack(plan, target, batch, clean)
+    adversarial = dict(_attack(plan, target, batch, clean))
     plan.threat.check(adversarial, batch.inputs, plan.name)
     scored = scoring.logits(plan.model, adversarial, plan.draws, plan.seed, "score", *batch.ids)
+    if target.deterministic:
+        _undo_repairs(plan, batch, adversarial, clean, scored)
     return Outcomes(
         ids=batch.ids,
         groups=tuple(plan.split.groups[i] for i in index),
@@ -169,20 +171,45 @@ def _attack(plan: Plan, target: Target, batch: Batch, clean: Mapping[str, Tensor
     """Attack the samples that have anything left to lose; the others stay as they are."""
     if not target.deterministic:
         return plan.attack.perturb(target, batch)
-    labels = {task: y.cpu() for task, y in batch.labels.items()}
+    labels = _cpu(batch.labels)
     left = torch.nonzero(plan.goal.success(clean, labels)[0] < 1).squeeze(1)
     adversarial = dict(batch.inputs)
     if len(left) == 0:
         return adversarial
     index = left.to(next(iter(batch.inputs.values())).device)
-    found = plan.attack.perturb(target, batch.take(index))
-    untouched = take(batch.inputs, index)
+    part = batch.take(index)
+    found = {name: x.detach() for name, x in plan.attack.perturb(target, part).items()}
+    untouched = part.inputs
     for name, x in batch.inputs.items():
         if name in plan.threat.budgets:
             adversarial[name] = x.index_copy(0, index, found[name])
         elif not torch.equal(found[name], untouched[name]):
             raise RuntimeError(f"{plan.name} changed the modality {name!r}, which is not attacked")
     return adversarial
+
+
+def _undo_repairs(
+    plan: Plan,
+    batch: Batch,
+    adversarial: dict[str, Tensor],
+    clean: Mapping[str, Tensor],
+    scored: dict[str, Tensor],
+) -> None:
+    """Put back the clean image, and its score, where the attack mended a head that was wrong.
+
+    An attack that returns its last iterate may; the clean image was then the stronger choice.
+    """
+    labels = _cpu(batch.labels)
+    mended = (plan.goal.success(scored, labels) < plan.goal.success(clean, labels))[0]
+    for task in scored:
+        scored[task][:, mended] = clean[task][:, mended]
+    for name in plan.threat.budgets:
+        where = mended.to(adversarial[name].device)
+        adversarial[name] = torch.where(where.view(-1, 1, 1, 1), batch.inputs[name], adversarial[name])
+
+
+def _cpu(labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {task: y.cpu() for task, y in labels.items()}
 
 
 def load_batch(split: Split, index: NDArray[np.int64], device: str) -> Batch:
@@ -202,7 +229,7 @@ def _shown(
     scored: Mapping[str, Tensor],
 ) -> dict[str, NDArray[Any]]:
     """Images of a few samples, those first that were right and are broken now."""
-    labels = {task: y.cpu() for task, y in batch.labels.items()}
+    labels = _cpu(batch.labels)
     before, after = plan.goal.success(clean, labels).mean(0), plan.goal.success(scored, labels).mean(0)
     index = torch.sort(before - after, stable=True).indices[:SHOWN]
     shown: dict[str, NDArray[Any]] = {"index": index.numpy()}

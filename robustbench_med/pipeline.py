@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from robustbench_med.api.attack import Attack
 from robustbench_med.api.dataset import DatasetInfo, Split
@@ -33,6 +34,7 @@ from robustbench_med.models.zoo import (
     load_weights,
     model_config,
     model_names,
+    on_device,
     read_card,
 )
 from robustbench_med.progress import progress_bar
@@ -42,6 +44,7 @@ from robustbench_med.reporting.record import Accuracy, accuracies, record
 
 ATTACKS: Registry[type[Attack]] = Registry("attack", "robustbench_med.attacks")
 DEFAULT_EOT = 10
+LINF_DEFAULT = 4 / 255
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class RunConfig:
     attack: str
     dataset: str = "phantom"
     weights: str | None = None
-    eps: Fraction | Mapping[str, Fraction] = 4 / 255
+    eps: Fraction | Mapping[str, Fraction] = LINF_DEFAULT
     norm: str = "linf"
     modality: tuple[str, ...] = ()
     head: str = "any"
@@ -120,6 +123,10 @@ def run(config: RunConfig) -> Result:
     Raises:
         UserError: anything in the config, data or weights that cannot be used.
     """
+    # Python callers get the checks that flags and YAML get ("4/255", names, types).
+    config = build(
+        RunConfig, {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, "RunConfig"
+    )
     out = Path(config.out)
     board = Path(config.leaderboard) if config.leaderboard else out / "leaderboard.csv"
     loaded, plan = prepare(config)
@@ -138,14 +145,16 @@ def run(config: RunConfig) -> Result:
     run_id = sha256_json(identity)[:12]
     folder = out / f"{loaded.config.label}-{config.attack.replace(':', '-')}-{config.dataset}-{run_id}"
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    outcomes = _evaluated(plan, folder, f"{loaded.config.label} under {config.attack}")
-    measured = accuracies(outcomes, plan)
-    result = record(run_id, stored, plan, loaded, outcomes, measured, started)
-    draw(outcomes, plan, folder / "picture.png")
-    outcomes.save(folder / "outcomes.npz")
-    write_json(folder / "record.json", result)
-    leaderboard.append(board, leaderboard.row(result))
-    shutil.rmtree(folder / "parts")
+    # Two equal runs at once take turns: they would share their parts.
+    with FileLock(out / f".{folder.name}.lock"):
+        outcomes = _evaluated(plan, folder, f"{loaded.config.label} under {config.attack}")
+        measured = accuracies(outcomes, plan)
+        result = record(run_id, stored, plan, loaded, outcomes, measured, started)
+        draw(outcomes, plan, folder / "picture.png")
+        outcomes.save(folder / "outcomes.npz")
+        write_json(folder / "record.json", result)
+        leaderboard.append(board, leaderboard.row(result))
+        shutil.rmtree(folder / "parts")
     return Result(measured, result, folder, board)
 
 
@@ -193,7 +202,7 @@ def load_model(
     Args:
         model: a model's name, or the path of a config. By name, the card beside the weights says
             what exactly was trained (its width, its defenses' parameters); a config's own words
-            stand, so that trained weights can be put behind another defense.
+            stand, so that a defense's parameters can be changed.
         info: the data set's, if it is at hand already.
 
     Raises:
@@ -208,10 +217,7 @@ def load_model(
         raise UserError(
             f"{path} holds weights of {config.name!r}, not {named.name!r}; say --model {config.name}"
         )
-    try:
-        net = build_model(config, info or load_dataset(dataset, "test").info).to(device)
-    except (RuntimeError, AssertionError) as error:  # the latter where torch lacks the backend
-        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    net = on_device(build_model(config, info or load_dataset(dataset, "test").info), device)
     load_weights(net, path)
     return LoadedModel(net.eval(), config, path, sha256_file(path), card)
 
@@ -243,6 +249,8 @@ def _attack(config: RunConfig) -> Attack:
 def _threat_model(config: RunConfig, info: DatasetInfo) -> ThreatModel:
     names = [m.name for m in info.modalities]
     radii = config.eps if isinstance(config.eps, Mapping) else None
+    if config.norm == "l2" and config.eps == LINF_DEFAULT:
+        raise UserError("norm l2 needs its own --eps: the default, 4/255, is an Linf radius")
     attacked = config.modality or tuple(radii or names)
     for name in (*attacked, *(radii or ())):
         if name not in names:

@@ -62,11 +62,13 @@ def accuracy(
     names, group = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) == samples and draws_shared_by == "none":
         return Estimate(share, *wilson(share, samples), "wilson")
+    # A single draw says nothing about other draws: the interval is then over samples alone.
     rng = np.random.default_rng(derive(seed, "bootstrap"))
     if draws_shared_by == "batch" and draws > 1:
         values, method = _resample_draws(correct, group, batches, rng), "bootstrap groups x draws"
     else:
-        values, method = _resample_groups(correct.mean(0), group, rng), "bootstrap groups"
+        given = ", given one draw" if draws == 1 and draws_shared_by != "none" else ""
+        values, method = _resample_groups(correct.mean(0), group, rng), f"bootstrap groups{given}"
     variance = float(values.var())
     effective = share * (1 - share) / variance if variance > 0 else float(len(names))
     return Estimate(share, *wilson(share, effective), method)

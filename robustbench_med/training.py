@@ -30,7 +30,14 @@ from robustbench_med.api.seeding import derive
 from robustbench_med.config import build, find, read_yaml
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.files import replacing, require_writable, sha256_file, sha256_json, write_json
-from robustbench_med.models.zoo import ModelConfig, build_model, card_model, model_config, save_weights
+from robustbench_med.models.zoo import (
+    ModelConfig,
+    build_model,
+    card_model,
+    model_config,
+    on_device,
+    save_weights,
+)
 from robustbench_med.progress import progress_bar
 from robustbench_med.versions import versions
 
@@ -71,6 +78,8 @@ class TrainConfig:
             size, which eases the start of nets with attention noise; best weights are picked after.
         class_balance: weight each class by the inverse of its frequency to this power (0: none,
             1: every class counts the same).
+        norm_momentum: of batch norm's running statistics while training. Keras' 0.01 lags so far
+            behind a high learning rate that validation says little until the rate falls.
         gradient_clip: longest gradient of a step; 0 for none.
         patience: stop after so many epochs without a better validation score.
         threads: CPU threads; part of the recipe, since sums depend on how they are split.
@@ -87,6 +96,7 @@ class TrainConfig:
     noise_warmup: float = 0.0
     class_balance: float = 1.0
     label_smoothing: float = 0.0
+    norm_momentum: float = 0.1
     gradient_clip: float = 1.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     patience: int = 1000
@@ -95,7 +105,7 @@ class TrainConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size, self.threads) < 1 or self.learning_rate <= 0:
+        if min(self.epochs, self.batch_size, self.threads) < 1 or not 0 < self.learning_rate < math.inf:
             raise UserError(
                 "recipe: epochs, batch_size and threads must be 1 or more, learning_rate positive"
             )
@@ -110,6 +120,7 @@ class Progressing:
     """Where a training run stands; saved with every checkpoint."""
 
     epoch: int = 0
+    seconds: float = 0.0
     best_score: float = -math.inf
     best_epoch: int = -1
     history: list[dict[str, float]] = field(default_factory=list)
@@ -151,14 +162,17 @@ def train(config: TrainConfig, out: Path, command: str = "") -> Trained:
     model_conf = model_config(config.model).with_options(config.model_options)
     splits = {name: load_dataset(config.dataset, name) for name in ("train", "val", "test")}
     torch.manual_seed(derive(config.seed, "start"))
-    model = build_model(model_conf, splits["train"].info).to(config.device)
-    trainer = Trainer(config, model, splits["train"], splits["val"], out / f".{model_conf.label}.checkpoint")
-    started = time.monotonic()
+    model = on_device(build_model(model_conf, splits["train"].info), config.device)
+    recipe = sha256_json(
+        [asdict(config), asdict(model_conf), versions(), [s.fingerprint for s in splits.values()]]
+    )
+    checkpoint = out / f".{model_conf.label}.checkpoint"
+    trainer = Trainer(config, model, splits["train"], splits["val"], checkpoint, recipe)
     trainer.fit()
     weights = out / f"{model_conf.label}.safetensors"
     save_weights(model, weights)
     card = weights.with_suffix(".json")
-    write_json(card, _card(config, model_conf, model, splits, trainer.progress, weights, command, started))
+    write_json(card, _card(config, model_conf, model, splits, trainer.progress, weights, command))
     trainer.checkpoint.unlink(missing_ok=True)
     return Trained(weights, card)
 
@@ -167,9 +181,15 @@ class Trainer:
     """The loop over epochs; leaves the model with its best weights."""
 
     def __init__(
-        self, config: TrainConfig, model: FusionModel, train_split: Split, val_split: Split, checkpoint: Path
+        self,
+        config: TrainConfig,
+        model: FusionModel,
+        train_split: Split,
+        val_split: Split,
+        checkpoint: Path,
+        recipe: str,
     ) -> None:
-        self.config, self.model, self.checkpoint = config, model, checkpoint
+        self.config, self.model, self.checkpoint, self.recipe = config, model, checkpoint, recipe
         self.train_split, self.val_split = train_split, val_split
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -183,6 +203,9 @@ class Trainer:
         self.steps_per_epoch = math.ceil(len(train_split) / config.batch_size)
         self.best: dict[str, Tensor] = {}
         self.progress = Progressing()
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.momentum = config.norm_momentum
 
     def fit(self) -> None:
         """Train to the end or until patience runs out, resuming from a checkpoint if there is one."""
@@ -191,9 +214,10 @@ class Trainer:
         with progress_bar() as bar:
             task = bar.add_task(name, total=total)
             while self.progress.epoch < self.config.epochs and not self._out_of_patience():
+                started = time.monotonic()
                 for step in self._epoch_steps(self.progress.epoch):
                     bar.update(task, completed=step + 1)
-                self._finish_epoch()
+                self._finish_epoch(started)
                 score = self.progress.history[-1]["val_balanced_accuracy"]
                 bar.update(task, description=f"{name} (balanced accuracy {score:.3f})")
         self.model.noise.scale = 1.0
@@ -243,8 +267,12 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * max(factor, 1e-3)
 
-    def _finish_epoch(self) -> None:
+    def _finish_epoch(self, started: float) -> None:
         progress = self.progress
+        if not math.isfinite(self._epoch_loss):
+            raise UserError(
+                f"the loss is no number after epoch {progress.epoch + 1}; lower the learning_rate"
+            )
         score = validation_score(self.model, self.val_split, self.config)
         progress.history.append(
             {"loss": round(self._epoch_loss, 5), "val_balanced_accuracy": round(score, 5)}
@@ -254,6 +282,7 @@ class Trainer:
             progress.best_score, progress.best_epoch = score, progress.epoch
             self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         progress.epoch += 1
+        progress.seconds += time.monotonic() - started
         self._save()
 
     def _out_of_patience(self) -> bool:
@@ -265,7 +294,7 @@ class Trainer:
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
-        metadata = {"recipe": self._recipe(), "progress": json.dumps(asdict(self.progress))}
+        metadata = {"recipe": self.recipe, "progress": json.dumps(asdict(self.progress))}
         with replacing(self.checkpoint) as temporary:
             save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata)
 
@@ -278,7 +307,7 @@ class Trainer:
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise UserError(f"the checkpoint {self.checkpoint} is damaged ({error}); delete it") from error
-        if metadata["recipe"] != self._recipe():
+        if metadata["recipe"] != self.recipe:
             raise UserError(
                 f"{self.checkpoint} is of another recipe or other data; delete it or choose another --out"
             )
@@ -293,9 +322,6 @@ class Trainer:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
-    def _recipe(self) -> str:
-        return sha256_json([asdict(self.config), self.train_split.fingerprint, self.val_split.fingerprint])
-
 
 def batch(split: Split, index: NDArray[np.int64], device: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Images and labels of some samples as tensors."""
@@ -307,33 +333,38 @@ def batch(split: Split, index: NDArray[np.int64], device: str) -> tuple[dict[str
 def augment(inputs: Mapping[str, Tensor], how: Augmentation, info: DatasetInfo) -> dict[str, Tensor]:
     """Draw one geometry per sample, one brightness and contrast per image; stays in [0, 1]."""
     first = next(iter(inputs.values()))
-    n, device = len(first), first.device
-
-    def uniform(limit: float) -> Tensor:
-        return (torch.rand(n, device=device) * 2 - 1) * limit
-
-    angle, scale = uniform(math.radians(how.rotate)), 1 + uniform(how.zoom)
-    flips = {
-        axis: torch.where(torch.rand(n, device=device) < 0.5, -1.0, 1.0)
-        if how.mirror and axis in info.mirror
-        else torch.ones(n, device=device)
-        for axis in ("horizontal", "vertical")
-    }
-    theta = torch.zeros(n, 2, 3, device=device)
-    theta[:, 0, 0], theta[:, 0, 1] = scale * angle.cos() * flips["horizontal"], -scale * angle.sin()
-    theta[:, 1, 0], theta[:, 1, 1] = scale * angle.sin(), scale * angle.cos() * flips["vertical"]
-    theta[:, 0, 2], theta[:, 1, 2] = uniform(2 * how.shift), uniform(2 * how.shift)
+    theta = geometry(len(first), how, info).to(first.device)
     out = {}
     for name, images in inputs.items():
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         moved = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-        gain, offset = (
-            (1 + uniform(how.contrast)).view(-1, 1, 1, 1),
-            uniform(how.brightness).view(-1, 1, 1, 1),
-        )
+        gain, offset = 1 + _uniform(len(first), how.contrast), _uniform(len(first), how.brightness)
         mean = moved.mean((1, 2, 3), keepdim=True)
-        out[name] = ((moved - mean) * gain + mean + offset).clamp(0, 1)
+        moved = (moved - mean) * gain.view(-1, 1, 1, 1).to(moved) + mean + offset.view(-1, 1, 1, 1).to(moved)
+        out[name] = moved.clamp(0, 1)
     return out
+
+
+def geometry(count: int, how: Augmentation, info: DatasetInfo) -> Tensor:
+    """Random maps from output to input coordinates: flip, then rotation and zoom, then shift.
+
+    Returns:
+        (count, 2, 3), for ``affine_grid``.
+    """
+    angle, scale = _uniform(count, math.radians(how.rotate)), 1 + _uniform(count, how.zoom)
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0], theta[:, 0, 1] = scale * angle.cos(), -scale * angle.sin()
+    theta[:, 1, 0], theta[:, 1, 1] = scale * angle.sin(), scale * angle.cos()
+    for column, axis in enumerate(("horizontal", "vertical")):
+        # A whole column changes sign: flipping one entry only would make a rotation a shear.
+        chance = 0.5 if how.mirror and axis in info.mirror else 0.0
+        theta[:, :, column] *= torch.where(torch.rand(count) < chance, -1.0, 1.0)[:, None]
+    theta[:, 0, 2], theta[:, 1, 2] = _uniform(count, 2 * how.shift), _uniform(count, 2 * how.shift)
+    return theta
+
+
+def _uniform(count: int, limit: float) -> Tensor:
+    return (torch.rand(count) * 2 - 1) * limit
 
 
 def predictions(
@@ -381,7 +412,6 @@ def _card(
     progress: Progressing,
     weights: Path,
     command: str,
-    started: float,
 ) -> dict[str, Any]:
     info = splits["test"].info
     return {
@@ -407,7 +437,7 @@ def _card(
             "epochs_run": progress.epoch,
             "best_epoch": progress.best_epoch,
             "history": progress.history,
-            "seconds": round(time.monotonic() - started),
+            "seconds": round(progress.seconds),
         },
         "versions": versions(),
         "machine": platform.machine(),

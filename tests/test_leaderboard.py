@@ -106,7 +106,8 @@ def test_commas_quotes_and_line_breaks_survive(tmp_path: Path) -> None:
         assert [line["model"] for line in csv.DictReader(stream)] == ['a "b", c\nd', "model of two"]
 
 
-def test_grey_levels() -> None:
-    assert leaderboard.grey_levels(4 / 255) == "4/255"
-    assert leaderboard.grey_levels(0.5 / 255) == "0.5/255"
-    assert leaderboard.grey_levels(1e-9) == "2.55e-07/255"
+def test_radius() -> None:
+    assert leaderboard.radius("l2", 0.5) == "0.5"
+    assert leaderboard.radius("linf", 4 / 255) == "4/255"
+    assert leaderboard.radius("linf", 0.5 / 255) == "0.5/255"
+    assert leaderboard.radius("linf", 1e-9) == "2.55e-07/255"

@@ -218,3 +218,10 @@ def test_noise_has_the_size_it_is_asked_for() -> None:
     assert source.keep(torch.Size((20000,)), 0.9, like).mean().item() == pytest.approx(0.9, abs=0.01)
     source.recorded = {"x": torch.ones(3)}
     assert torch.equal(source.normal("x", (3,), 0.6, like), torch.ones(3))
+
+
+def test_the_noise_off_twin_of_inference_dropout_is_the_net_without_it() -> None:
+    net, plain = mail(inference_dropout=True), mail()
+    net.noise.scale = 0.0
+    for task, logits in net(images(TWO)).items():
+        assert torch.equal(logits, plain(images(TWO))[task])

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from tiny import (
 )
 
 from robustbench_med import cli, evaluation
-from robustbench_med.api.attack import Attack
+from robustbench_med.api.attack import Attack, Batch, Target
 from robustbench_med.api.dataset import Split
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.threat import Budget
@@ -356,3 +356,57 @@ def test_an_attack_that_leaves_its_ball_is_a_bug(tmp_path: Path) -> None:
     ):
         with pytest.raises(RuntimeError, match=complaint):
             evaluated(plan_of(model, random_split(4), Cheat(), threat), tmp_path)
+
+
+@pytest.mark.parametrize("head", ["all", "lesion"])
+def test_the_headline_is_what_the_attack_aimed_at(
+    head: str, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    result = run(config(weights, tmp_path, head=head))
+    aimed = {"all": "all heads"}.get(head, head)
+    assert result.record["headline"] == aimed
+    assert rows(result.leaderboard)[0]["robust"] == f"{result.accuracy[aimed].robust.value:.4f}"
+
+
+def test_l2_needs_its_own_radius(weights: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="norm l2 needs its own --eps"):
+        run(config(weights, tmp_path, norm="l2"))
+    result = run(config(weights, tmp_path, norm="l2", eps=0.5))
+    assert rows(result.leaderboard)[0]["epsilon"] == "mr=0.5; ct=0.5"
+
+
+def test_equal_runs_at_once_take_turns(weights: dict[str, Path], tmp_path: Path) -> None:
+    script = "import sys; from robustbench_med.cli import main; sys.exit(main(sys.argv[1:]))"
+    flags = ["run", "--model", "concat", "--attack", "pgd", "--weights", str(weights["concat"])]
+    flags += ["--samples", "40", "--batch-size", "4", "--out", str(tmp_path)]
+    both = [subprocess.Popen([sys.executable, "-c", script, *flags]) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    first, second = rows(tmp_path / "leaderboard.csv")
+    assert stable(first) == stable(second)
+
+
+def test_an_attack_cannot_mend_a_head(tmp_path: Path) -> None:
+    """A random point of the ball may be right where the clean image was wrong."""
+    split = random_split(60)
+    plan = plan_of(seeded(ConvNet, CHANNELS, CLASSES), split, _Scatter(), threat_of(a=0.5, b=0.5))
+    outcomes = evaluated(plan, tmp_path)
+    before, after = (
+        np.all([kind[t].argmax(2)[0] == y for t, y in outcomes.labels.items()], axis=0)
+        for kind in (outcomes.clean, outcomes.adversarial)
+    )
+    assert not (after & ~before).any()
+
+
+@dataclass(frozen=True)
+class _Scatter(Attack):
+    """Random points of the ball, which is no way to attack."""
+
+    def perturb(self, target: Target, batch: Batch) -> dict[str, torch.Tensor]:
+        return target.threat.random_start(batch.inputs, batch.ids, target.seed)
+
+
+def test_python_callers_get_the_checks_of_the_command_line(weights: dict[str, Path], tmp_path: Path) -> None:
+    given = config(weights, tmp_path, eps="4/255")
+    assert run(given).record["threat_model"]["budgets"]["mr"]["epsilon"] == 4 / 255
+    with pytest.raises(UserError, match="modality"):
+        run(config(weights, tmp_path, modality="mr"))

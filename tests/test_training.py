@@ -181,3 +181,22 @@ def test_augmentation_keeps_the_box_and_the_pairing(splits: dict[str, Split]) ->
     torch.testing.assert_close(twins["mr"], twins["ct"])
     still = training.augment(inputs, training.Augmentation(mirror=False), splits["train"].info)
     torch.testing.assert_close(still["mr"], inputs["mr"], atol=1e-4, rtol=0)
+
+
+def test_augmentation_flips_and_turns_but_never_shears(splits: dict[str, Split]) -> None:
+    info = replace(splits["train"].info, mirror=("horizontal", "vertical"))
+    how = training.Augmentation(rotate=180, zoom=0.2)
+    torch.manual_seed(0)
+    linear = training.geometry(500, how, info)[:, :, :2]
+    gram = linear.mT @ linear
+    scale = torch.linalg.det(linear).abs()
+    assert torch.allclose(gram, scale[:, None, None] * torch.eye(2), atol=1e-5)
+    assert 0.3 < (torch.linalg.det(linear) < 0).float().mean() < 0.7
+    assert (torch.linalg.det(training.geometry(50, how, replace(info, mirror=()))[:, :, :2]) > 0).all()
+
+
+def test_a_device_that_is_not_there_ends_in_one_line(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(UserError, match="device 'cuda' cannot be used"):
+        train(recipe(device="cuda"), tmp_path)

@@ -50,6 +50,11 @@ class NoiseSource:
         draw = torch.empty(shape, device=like.device, dtype=like.dtype)
         return draw.bernoulli_(probability, generator=self._generator(like.device))
 
+    @property
+    def off(self) -> bool:
+        """True in the noise-off twin."""
+        return self.scale == 0
+
     def _generator(self, device: torch.device) -> torch.Generator:
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(self._seed)

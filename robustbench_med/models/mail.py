@@ -184,7 +184,7 @@ class StageDropout(RandomLayer):
         return self.at_inference and self.rate > 0
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.is_random:
+        if not self.is_random or self.noise.off:
             return F.dropout(x, self.rate, self.training)
         return x * self.noise.keep(x.shape, 1 - self.rate, x) / (1 - self.rate)
 

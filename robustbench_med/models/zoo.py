@@ -107,10 +107,29 @@ def build_model(config: ModelConfig, info: DatasetInfo) -> FusionModel:
     return model
 
 
+def on_device(model: FusionModel, device: str) -> FusionModel:
+    """The model on a device by torch's name for it.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch lacks the backend
+        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
 def weight_folders() -> list[Path]:
     """Where weights are looked for: inside the package, then ``weights`` of the clone or folder."""
     package = Path(str(resources.files("robustbench_med")))
     return [package / "weights", package.parent / "weights", Path("weights")]
+
+
+def trained_model(card: Path) -> str | None:
+    """The name of the model a card beside some weights speaks of; None when it is no card."""
+    content = read_json(card)
+    model = content.get("model") if isinstance(content, dict) else None
+    return model.get("name") if isinstance(model, dict) else None
 
 
 def default_weights(model: str, dataset: str) -> Path:
@@ -121,7 +140,7 @@ def default_weights(model: str, dataset: str) -> Path:
     """
     for folder in weight_folders():
         for card in sorted((folder / dataset).glob("*.json")):
-            if read_json(card).get("model", {}).get("name") == model:
+            if trained_model(card) == model:
                 return card.with_suffix(".safetensors")
     raise UserError(
         f"no weights of {model!r} on {dataset!r} are at hand; train them (robmed train) or give --weights"
@@ -130,6 +149,8 @@ def default_weights(model: str, dataset: str) -> Path:
 
 def read_card(weights: Path) -> dict[str, Any]:
     """The model card beside a weights file, {} when there is none."""
+    if not weights.is_file():
+        raise UserError(f"the weights file {weights} does not exist")
     path = weights.with_suffix(".json")
     card = read_json(path) if path.exists() else {}
     if not isinstance(card, dict):
@@ -143,7 +164,7 @@ def load_weights(model: FusionModel, path: Path) -> None:
     Raises:
         UserError: missing, truncated or foreign file, or weights of another architecture.
     """
-    if not path.exists():
+    if not path.is_file():
         raise UserError(f"the weights file {path} does not exist")
     try:
         state = load_file(path)

@@ -12,7 +12,6 @@ from filelock import FileLock
 
 from robustbench_med.api.errors import UserError
 from robustbench_med.files import replacing
-from robustbench_med.reporting.record import ANY
 
 COLUMNS = (
     "dataset",
@@ -48,24 +47,29 @@ VOLATILE = ("seconds", "started")  # the columns that differ when the same comma
 
 
 def row(record: Mapping[str, Any]) -> dict[str, str]:
-    """The leaderboard's view of a run's record: "any head" accuracies, shares with 4 decimals."""
-    joint, samples = record["accuracy"][ANY], record["dataset"]["samples"]
+    """The leaderboard's view of a run's record: shares with 4 decimals.
+
+    ``clean`` and ``robust`` are of what the attack aimed at (the column ``goal``).
+    """
+    aimed, samples = record["accuracy"][record["headline"]], record["dataset"]["samples"]
     budgets = record["threat_model"]["budgets"]
-    heads = {name: value for name, value in record["accuracy"].items() if name != ANY}
+    heads = {name: value for name, value in record["accuracy"].items() if name != record["headline"]}
     return {
         "dataset": record["dataset"]["name"] + (" (synthetic)" if record["dataset"]["synthetic"] else ""),
         "model": record["model"]["label"],
         "attack": _attack(record["attack"]),
-        "epsilon": _each({name: grey_levels(budget["epsilon"]) for name, budget in budgets.items()}),
+        "epsilon": _each(
+            {name: radius(budget["norm"], budget["epsilon"]) for name, budget in budgets.items()}
+        ),
         "norm": _each({name: budget["norm"] for name, budget in budgets.items()}),
         "goal": record["threat_model"]["goal"],
         "samples": str(samples),
         "eot": str(record["attack"]["eot"]),
         "scoring_draws": str(record["scoring"]["draws"]),
-        **{k: f"{joint[k]['value']:.4f}" for k in ("clean", "robust")},
-        **{f"{k}_{end}": f"{joint[k][end]:.4f}" for k in ("clean", "robust") for end in ("low", "high")},
-        "robust_majority": f"{joint['majority']:.4f}",
-        "robust_worst_of_draws": f"{joint['worst_of_draws']:.4f}",
+        **{k: f"{aimed[k]['value']:.4f}" for k in ("clean", "robust")},
+        **{f"{k}_{end}": f"{aimed[k][end]:.4f}" for k in ("clean", "robust") for end in ("low", "high")},
+        "robust_majority": f"{aimed['majority']:.4f}",
+        "robust_worst_of_draws": f"{aimed['worst_of_draws']:.4f}",
         "clean_by_head": _each({name: f"{head['clean']['value']:.4f}" for name, head in heads.items()}),
         "robust_by_head": _each({name: f"{head['robust']['value']:.4f}" for name, head in heads.items()}),
         "forward_per_sample": f"{record['cost']['forward_passes'] / samples:.2f}",
@@ -131,9 +135,9 @@ def _line(values: Mapping[str, str]) -> str:
     return out.getvalue()
 
 
-def grey_levels(epsilon: float) -> str:
-    """A radius as grey levels: 0.01568… is "4/255"."""
-    return f"{epsilon * 255:.4g}/255"
+def radius(norm: str, epsilon: float) -> str:
+    """A radius for people: Linf in grey levels ("4/255"), L2 as a length ("0.5")."""
+    return f"{epsilon * 255:.4g}/255" if norm == "linf" else f"{epsilon:.4g}"
 
 
 def _each(values: Mapping[str, str]) -> str:

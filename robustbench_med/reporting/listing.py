@@ -6,10 +6,11 @@ import inspect
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
+from robustbench_med.api.errors import UserError
 from robustbench_med.api.registry import Registry, provider
 from robustbench_med.config import shipped
 from robustbench_med.data.catalog import SOURCES
-from robustbench_med.models.zoo import ARCHITECTURES, DEFENSES, model_config, weight_folders
+from robustbench_med.models.zoo import ARCHITECTURES, DEFENSES, model_config, trained_model, weight_folders
 from robustbench_med.pipeline import ATTACKS
 
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]
@@ -29,7 +30,11 @@ def rows(what: str) -> Rows:
 def _plugins(registry: Registry[Any]) -> Rows:
     found: list[tuple[str, ...]] = []
     for name, entry in registry.entries().items():
-        plugin = registry.get(name)
+        try:
+            plugin = registry.get(name)
+        except UserError as error:  # one broken plug-in must not hide the others
+            found.append((name, f"cannot be loaded: {error}", "-", provider(entry)))
+            continue
         found.append((name, _summary(plugin), _options(plugin), provider(entry)))
     return (registry.kind, "what", "options (default)", "from"), found
 
@@ -48,10 +53,8 @@ def _models() -> Rows:
 
 def _trained_on(model: str) -> list[str]:
     """Data sets with weights of a model: the card beside them names it."""
-    from robustbench_med.files import read_json
-
     cards = {card.resolve() for folder in weight_folders() for card in folder.glob("*/*.json")}
-    named = {card.parent.name for card in cards if read_json(card).get("model", {}).get("name") == model}
+    named = {card.parent.name for card in cards if trained_model(card) == model}
     return sorted(named)
 
 

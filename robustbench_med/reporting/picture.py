@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from robustbench_med.api.dataset import Task
 from robustbench_med.evaluation import Outcomes, Plan
 from robustbench_med.files import replacing
-from robustbench_med.reporting.leaderboard import grey_levels
+from robustbench_med.reporting.leaderboard import radius
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 
@@ -50,7 +50,11 @@ def _draw_modality(
     titles = (name, f"x{gain:.0f}" if attacked else "not attacked", "adversarial")
     if top and attacked:
         budget = plan.threat.budgets[name]
-        titles = (name, f"change x{gain:.0f}\n{budget.norm} {grey_levels(budget.epsilon)}", "adversarial")
+        titles = (
+            name,
+            f"change x{gain:.0f}\n{budget.norm} {radius(budget.norm, budget.epsilon)}",
+            "adversarial",
+        )
     for axis, image, title in zip(axes, (clean, 0.5 + gain * delta, adversarial), titles, strict=True):
         axis.imshow(_displayable(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set_axis_off()

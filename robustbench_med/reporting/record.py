@@ -51,6 +51,11 @@ def accuracies(outcomes: Outcomes, plan: Plan) -> dict[str, Accuracy]:
     return {name: _accuracy(*arrays, outcomes, plan) for name, arrays in groups.items()}
 
 
+def headline(plan: Plan) -> str:
+    """The accuracy that the attack aimed at: its goal, as a key of ``accuracies``."""
+    return {"any": ANY, "all": ALL}.get(plan.goal.head, plan.goal.head)
+
+
 def _accuracy(
     clean: NDArray[np.bool_],
     robust: NDArray[np.bool_],
@@ -112,6 +117,7 @@ def record(
         },
         "attack": {"name": plan.name, **asdict(plan.attack), "eot": plan.eot},  # type: ignore[call-overload]
         "scoring": {"draws": plan.draws, "headline": "mean"},
+        "headline": headline(plan),
         "accuracy": {name: asdict(value) for name, value in measured.items()},
         "cost": {
             "forward_passes": outcomes.forward,

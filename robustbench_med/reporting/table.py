@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from robustbench_med.reporting.leaderboard import grey_levels
+from robustbench_med.reporting.leaderboard import radius
 from robustbench_med.reporting.record import ANY
 
 
@@ -30,11 +30,14 @@ def _accuracies(record: Mapping[str, Any]) -> Table:
     table.add_column("head", no_wrap=True)
     for title in ("clean (95 %)", "robust (95 %)", *(("majority", "every draw") if random else ())):
         table.add_column(title, justify="right", no_wrap=True)
+    several = len(record["accuracy"]) > 2
     for head, value in record["accuracy"].items():
+        if head == ANY and not several:
+            continue
         cells = [head, _cell(value["clean"]), _cell(value["robust"])]
         if random:
             cells += [f"{100 * value['majority']:.1f} %", f"{100 * value['worst_of_draws']:.1f} %"]
-        table.add_row(*cells, style="bold" if head == ANY else "")
+        table.add_row(*cells, style="bold" if head == record["headline"] else "")
     return table
 
 
@@ -46,7 +49,7 @@ def _cell(estimate: Mapping[str, Any]) -> str:
 def _conditions(record: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     budgets, cost = record["threat_model"]["budgets"], record["cost"]
-    radii = ", ".join(f"{name} {b['norm']} {grey_levels(b['epsilon'])}" for name, b in budgets.items())
+    radii = ", ".join(f"{name} {b['norm']} {radius(b['norm'], b['epsilon'])}" for name, b in budgets.items())
     samples, draws = record["dataset"]["samples"], record["scoring"]["draws"]
     shared = record["model"]["draws_shared_by"]
     goal = record["threat_model"]["goal"]
@@ -59,6 +62,8 @@ def _conditions(record: Mapping[str, Any]) -> Table:
     else:
         table.add_row("EOT", f"{record['attack']['eot']} draws a gradient (one draw per {shared})")
         table.add_row("scoring", f"{draws} fresh draws, never seen by the attack")
+        if draws == 1:
+            table.add_row("intervals", "given this one draw; another may give another accuracy")
     per_sample = ", ".join(f"{cost[f'{way}_passes'] / samples:.1f} {way}" for way in ("forward", "backward"))
     table.add_row("cost", f"{per_sample} passes a sample, {cost['seconds']:.1f} s")
     return table
