@@ -153,8 +153,8 @@ def make_folder(path: Path) -> None:
 
 
 DAMAGE: list[tuple[Callable[[Path], None], str]] = [
-    (Path.unlink, "does not exist"),
-    (make_folder, "is not a whole safetensors file"),
+    (Path.unlink, "there is no weights file"),
+    (make_folder, "there is no weights file"),
     (truncate, "is not a whole safetensors file"),
     (make_pickle, "is not a whole safetensors file"),
     (fill_with_nan, "has NaN or infinite values"),

@@ -150,7 +150,7 @@ def default_weights(model: str, dataset: str) -> Path:
 def read_card(weights: Path) -> dict[str, Any]:
     """The model card beside a weights file, {} when there is none."""
     if not weights.is_file():
-        raise UserError(f"the weights file {weights} does not exist")
+        raise UserError(f"there is no weights file {weights}")
     path = weights.with_suffix(".json")
     card = read_json(path) if path.exists() else {}
     if not isinstance(card, dict):
@@ -165,7 +165,7 @@ def load_weights(model: FusionModel, path: Path) -> None:
         UserError: missing, truncated or foreign file, or weights of another architecture.
     """
     if not path.is_file():
-        raise UserError(f"the weights file {path} does not exist")
+        raise UserError(f"there is no weights file {path}")
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
