@@ -148,8 +148,7 @@ def _evaluate_batch(plan: Plan, number: int, index: NDArray[np.int64]) -> Outcom
     target = Target(plan.model, plan.threat, plan.goal, plan.eot, derive(plan.seed, "attack"), passes)
     clean = scoring.logits(plan.model, batch.inputs, plan.draws, plan.seed, "clean", *batch.ids)
     plan.model.noise.reseed(derive(plan.seed, "craft", *batch.ids))
-    adversarial = dict(_attack(plan, target, batch, clean))
-    plan.threat.check(adversarial, batch.inputs, plan.name)
+    adversarial = _attack(plan, target, batch, clean)
     scored = scoring.logits(plan.model, adversarial, plan.draws, plan.seed, "score", *batch.ids)
     if target.deterministic:
         _undo_repairs(plan, batch, adversarial, clean, scored)
@@ -167,25 +166,21 @@ def _evaluate_batch(plan: Plan, number: int, index: NDArray[np.int64]) -> Outcom
     )
 
 
-def _attack(plan: Plan, target: Target, batch: Batch, clean: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Attack the samples that have anything left to lose; the others stay as they are."""
-    if not target.deterministic:
-        return plan.attack.perturb(target, batch)
-    labels = _cpu(batch.labels)
-    left = torch.nonzero(plan.goal.success(clean, labels)[0] < 1).squeeze(1)
-    adversarial = dict(batch.inputs)
+def _attack(plan: Plan, target: Target, batch: Batch, clean: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Attack the samples that have anything left to lose, which is all of a random model's."""
+    left = torch.arange(len(batch))
+    if target.deterministic:
+        left = left[plan.goal.success(clean, _cpu(batch.labels))[0] < 1]
     if len(left) == 0:
-        return adversarial
+        return dict(batch.inputs)
     index = left.to(next(iter(batch.inputs.values())).device)
     part = batch.take(index)
     found = {name: x.detach() for name, x in plan.attack.perturb(target, part).items()}
-    untouched = part.inputs
-    for name, x in batch.inputs.items():
-        if name in plan.threat.budgets:
-            adversarial[name] = x.index_copy(0, index, found[name])
-        elif not torch.equal(found[name], untouched[name]):
-            raise RuntimeError(f"{plan.name} changed the modality {name!r}, which is not attacked")
-    return adversarial
+    plan.threat.check(found, part.inputs, plan.name)
+    return {
+        name: x.index_copy(0, index, found[name]) if name in plan.threat.budgets else x
+        for name, x in batch.inputs.items()
+    }
 
 
 def _undo_repairs(

@@ -29,6 +29,7 @@ from robustbench_med.api.model import FusionModel
 from robustbench_med.api.seeding import derive
 from robustbench_med.config import build, find, read_yaml
 from robustbench_med.data.catalog import load_dataset
+from robustbench_med.evaluation import load_batch
 from robustbench_med.files import replacing, require_writable, sha256_file, sha256_json, write_json
 from robustbench_med.models.zoo import (
     ModelConfig,
@@ -241,9 +242,9 @@ class Trainer:
         self._epoch_loss = float(np.mean(losses))
 
     def _step(self, index: NDArray[np.int64]) -> float:
-        inputs, labels = batch(self.train_split, index, self.config.device)
-        outputs = self.model(augment(inputs, self.config.augmentation, self.train_split.info))
-        loss = self._loss(outputs, labels)
+        batch = load_batch(self.train_split, index, self.config.device)
+        outputs = self.model(augment(batch.inputs, self.config.augmentation, self.train_split.info))
+        loss = self._loss(outputs, batch.labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.config.gradient_clip:
@@ -323,13 +324,6 @@ class Trainer:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def batch(split: Split, index: NDArray[np.int64], device: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Images and labels of some samples as tensors."""
-    inputs = {m.name: torch.from_numpy(split.pixels(m.name, index)).to(device) for m in split.info.modalities}
-    labels = {t.name: torch.from_numpy(split.labels[t.name][index]).to(device) for t in split.info.tasks}
-    return inputs, labels
-
-
 def augment(inputs: Mapping[str, Tensor], how: Augmentation, info: DatasetInfo) -> dict[str, Tensor]:
     """Draw one geometry per sample, one brightness and contrast per image; stays in [0, 1]."""
     first = next(iter(inputs.values()))
@@ -374,7 +368,7 @@ def predictions(
     parts = []
     for start in range(0, len(split), config.batch_size):
         index = np.arange(start, min(start + config.batch_size, len(split)))
-        inputs, _ = batch(split, index, config.device)
+        inputs = load_batch(split, index, config.device).inputs
         parts.append(scoring.logits(model, inputs, draws, config.seed, purpose, start))
     return {task: torch.cat([p[task] for p in parts], 1).argmax(2).numpy() for task in model.classes}
 

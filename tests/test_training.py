@@ -18,6 +18,7 @@ from robustbench_med.api.dataset import Split
 from robustbench_med.api.errors import UserError
 from robustbench_med.config import build
 from robustbench_med.data.phantom import Phantom
+from robustbench_med.evaluation import load_batch
 from robustbench_med.files import sha256_file
 from robustbench_med.models.zoo import build_model, config_from_card, load_weights
 from robustbench_med.training import TrainConfig, Trainer, train
@@ -165,7 +166,7 @@ def test_patience(tmp_path: Path) -> None:
 
 
 def test_augmentation_keeps_the_box_and_the_pairing(splits: dict[str, Split]) -> None:
-    inputs, _ = training.batch(splits["train"], np.arange(16), "cpu")
+    inputs = load_batch(splits["train"], np.arange(16), "cpu").inputs
     how = recipe().augmentation
     torch.manual_seed(0)
     moved = training.augment(inputs, how, splits["train"].info)

@@ -38,14 +38,14 @@ class NoiseSource:
         """A fresh draw from N(0, (scale * std)²), on the device and in the dtype of ``like``."""
         if name in self.recorded:
             return self.recorded[name].to(like)
-        if self.scale == 0:
+        if self.off:
             return like.new_zeros(shape)
         draw = torch.empty(shape, device=like.device, dtype=like.dtype)
         return draw.normal_(0.0, std * self.scale, generator=self._generator(like.device))
 
     def keep(self, shape: torch.Size, probability: float, like: Tensor) -> Tensor:
         """A fresh 0/1 mask that keeps each element with ``probability`` (all, if switched off)."""
-        if self.scale == 0:
+        if self.off:
             return like.new_ones(shape)
         draw = torch.empty(shape, device=like.device, dtype=like.dtype)
         return draw.bernoulli_(probability, generator=self._generator(like.device))
