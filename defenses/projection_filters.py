@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from robustbench_med.api.defense import Defense
 from robustbench_med.api.errors import UserError
-from robustbench_med.api.layers import SameConv2d, pad_same, start_like_keras
+from robustbench_med.api.layers import SameConv2d, conv2d_same, start_like_keras
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.randomness import RandomLayer
 
@@ -146,8 +145,5 @@ def _take_over(new: SameConv2d, old: SameConv2d, filters: int) -> None:
 
 
 def _conv_like(conv: SameConv2d, x: Tensor, kernels: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve with other kernels at the stride, padding and groups of ``conv``."""
-    size, stride = conv.kernel_size[0], conv.stride[0]
-    padded = x if stride == 1 else pad_same(x, size, stride)
-    groups = x.shape[1] // kernels.shape[1]
-    return F.conv2d(padded, kernels, bias, stride, conv.padding, groups=groups)
+    """Convolve with other kernels at the stride and padding of ``conv``."""
+    return conv2d_same(x, kernels, bias, conv.stride[0], crop=not conv.training)

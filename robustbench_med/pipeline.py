@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock
 
 from robustbench_med.api.attack import Attack
@@ -170,9 +171,11 @@ def prepare(config: RunConfig) -> tuple[LoadedModel, Plan]:
         raise UserError("samples must be 0 (all) or more; batch-size, draws and eot 1 or more")
     if config.model not in model_names() and not config.model.endswith((".yaml", ".yml")):
         raise unknown("model", config.model, model_names())
-    split = _subset(load_dataset(config.dataset, "test"), config.samples)
+    whole = load_dataset(config.dataset, "test")
+    split = _subset(whole, config.samples)
     threat, goal = _threat_model(config, split.info), _goal(config, split.info)
     loaded = load_model(config.model, config.dataset, config.weights, config.device, split.info)
+    loaded = replace(loaded, caveats=_weights_caveats(loaded, whole))
     random = loaded.model.draws_shared_by != "none"
     plan = Plan(
         model=loaded.model,
@@ -219,7 +222,29 @@ def load_model(
         )
     net = on_device(build_model(config, info or load_dataset(dataset, "test").info), device)
     load_weights(net, path)
+    if net.channels_last and torch.device(device).type == "cpu":
+        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return LoadedModel(net.eval(), config, path, sha256_file(path), card)
+
+
+def _weights_caveats(loaded: LoadedModel, whole: Split) -> tuple[str, ...]:
+    """What a reader must know about where the weights come from.
+
+    Raises:
+        UserError: they were trained on this data set, split otherwise: test samples may be among
+            those they learned.
+    """
+    trained_on = loaded.card.get("dataset")
+    if not isinstance(trained_on, dict) or "members" not in trained_on:
+        return ("no card says what these weights were trained on; test samples may be among it",)
+    if trained_on.get("name") != whole.info.name:
+        return (f"these weights were trained on {trained_on.get('name')}",)
+    if trained_on["members"].get("test") != whole.members:
+        raise UserError(
+            f"{loaded.weights} was trained on another split of {whole.info.name!r}, so test samples may be "
+            "among those it learned; import the complete download, or train on your own (robmed train)"
+        )
+    return ()
 
 
 def _evaluated(plan: Plan, folder: Path, title: str) -> Outcomes:

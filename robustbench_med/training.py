@@ -418,6 +418,7 @@ def _card(
             "citation": info.citation,
             "caveats": list(info.caveats),
             "fingerprints": {name: split.fingerprint for name, split in splits.items()},
+            "members": {name: split.members for name, split in splits.items()},
         },
         "weights": {
             "sha256": sha256_file(weights),

@@ -142,6 +142,12 @@ def card_cut_short(path: Path) -> None:
     path.with_suffix(".json").write_text('{"model": {"name": "conc')
 
 
+def card_of_another_split(path: Path) -> None:
+    card = json.loads(path.with_suffix(".json").read_text())
+    card["dataset"] = {"name": "phantom", "members": {"test": "of a partial download"}}
+    path.with_suffix(".json").write_text(json.dumps(card))
+
+
 def card_with_foreign_option(path: Path) -> None:
     config = {"name": "concat", "architecture": "concat", "options": {"depth": 3}}
     path.with_suffix(".json").write_text(json.dumps({"model": config}))
@@ -164,6 +170,7 @@ DAMAGE: list[tuple[Callable[[Path], None], str]] = [
     (card_of_another_kind, "is not a model card"),
     (card_cut_short, "is not valid JSON"),
     (card_with_foreign_option, "model concat: "),
+    (card_of_another_split, "was trained on another split of 'phantom'"),
 ]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robustbench_med.api.defense import Defense
 from robustbench_med.api.errors import UserError
+from robustbench_med.api.layers import conv2d_same
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.randomness import NoiseSource
 from robustbench_med.api.registry import Registry
@@ -52,6 +53,16 @@ def test_image_sizes(model_class: Callable[..., FusionModel], size: tuple[int, i
         logits = model(images(TWO, size))
     assert {task: tuple(x.shape) for task, x in logits.items()} == {"first": (2, 2), "second": (2, 3)}
     assert all(torch.isfinite(x).all() for x in logits.values())
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 2), (3, 2), (4, 4)])
+def test_leaving_out_taps_that_meet_only_padding_changes_no_value(kernel: int, size: tuple[int, int]) -> None:
+    stream = torch.Generator().manual_seed(0)
+    x, bias = torch.rand(3, 4, *size, generator=stream), torch.rand(6, generator=stream)
+    kernels = torch.randn(6, 2, kernel, kernel, generator=stream)
+    whole, cropped = (conv2d_same(x, kernels, bias, crop=crop) for crop in (False, True))
+    torch.testing.assert_close(cropped, whole, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("model_class", [MAIL, Concat])

@@ -26,6 +26,7 @@ def test_card_describes_its_weights(name: str) -> None:
     assert card["weights"]["parameters"] == sum(p.numel() for p in loaded.model.parameters())
     for split in ("train", "val", "test"):
         assert card["dataset"]["fingerprints"][split] == load_dataset("phantom", split).fingerprint
+        assert card["dataset"]["members"][split] == load_dataset("phantom", split).members
     recipe = train_config(card["training"]["command"].split()[2])
     assert recipe.model == name
     assert recipe.epochs == card["training"]["config"]["epochs"]

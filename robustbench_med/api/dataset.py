@@ -124,6 +124,11 @@ class Split:
             subgroups={k: tuple(v[i] for i in index) for k, v in self.subgroups.items()},
         )
 
+    @property
+    def members(self) -> str:
+        """SHA-256 over the sorted sample ids: who is in the split, whatever the images' size."""
+        return hashlib.sha256("\0".join(sorted(self.ids)).encode()).hexdigest()
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over ids, labels and every pixel in sample order; goes into every record."""

@@ -42,13 +42,29 @@ class SameConv2d(nn.Conv2d):
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = True
     ) -> None:
-        # At stride 1 the padding is symmetric and the convolution does it itself, for free.
-        padding = kernel // 2 if stride == 1 else 0
-        super().__init__(inputs, outputs, kernel, stride, padding, groups=groups, bias=bias)
+        super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        stride, kernel = self.stride[0], self.kernel_size[0]
-        return super().forward(input if stride == 1 else pad_same(input, kernel, stride))
+        return conv2d_same(input, self.weight, self.bias, self.stride[0], crop=not self.training)
+
+
+def conv2d_same(
+    x: Tensor, kernels: Tensor, bias: Tensor | None = None, stride: int = 1, *, crop: bool = False
+) -> Tensor:
+    """Convolve (B, C, H, W) with square kernels (K, C / groups, k, k) under "same" padding.
+
+    Args:
+        crop: at stride 1, leave out taps that meet nothing but padding, as on a map smaller than
+            the kernel. No value changes beyond rounding, and CPU kernels are many times slower
+            where the padding is wider than the map. Off in training, for the sake of rounding:
+            recipes go on giving the weights they gave.
+    """
+    size, groups = kernels.shape[-1], x.shape[1] // kernels.shape[1]
+    if stride > 1:
+        return F.conv2d(pad_same(x, size, stride), kernels, bias, stride, groups=groups)
+    spare = max(size // 2 - max(x.shape[2:]) + 1, 0) if crop else 0
+    used = kernels[..., spare : size - spare, spare : size - spare]
+    return F.conv2d(x, used, bias, 1, size // 2 - spare, groups=groups)
 
 
 class SameMaxPool2d(nn.Module):

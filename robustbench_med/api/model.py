@@ -23,7 +23,11 @@ class FusionModel(nn.Module, ABC):
         channels: modality name to channel count, in the order the model takes them.
         classes: task name to class count.
         noise: the source of every random layer's draws.
+        channels_last: True if no layer cares how images lie in memory (none calls ``view`` across
+            the image axes); evaluation on a CPU then uses the layout that is faster there.
     """
+
+    channels_last = False
 
     def __init__(self, channels: Mapping[str, int], classes: Mapping[str, int]) -> None:
         super().__init__()

@@ -41,6 +41,8 @@ class Concat(FusionModel):
         dropout: rate on the concatenated features, in training only.
     """
 
+    channels_last = True
+
     def __init__(
         self,
         channels: Mapping[str, int],

@@ -229,6 +229,8 @@ class MAIL(FusionModel):
             third trunk and output scale, and weights trained that way.
     """
 
+    channels_last = True
+
     def __init__(
         self,
         channels: Mapping[str, int],

@@ -60,6 +60,7 @@ class LoadedModel:
     Attributes:
         weights: the file's path and SHA-256.
         card: the model card beside the weights ({} when there is none).
+        caveats: what a reader of a number of this model must know about its training.
     """
 
     model: FusionModel
@@ -67,6 +68,7 @@ class LoadedModel:
     weights: Path
     weights_sha256: str
     card: Mapping[str, Any]
+    caveats: tuple[str, ...] = ()
 
 
 def model_names() -> list[str]:
@@ -148,13 +150,17 @@ def default_weights(model: str, dataset: str) -> Path:
 
 
 def read_card(weights: Path) -> dict[str, Any]:
-    """The model card beside a weights file, {} when there is none."""
-    if not weights.is_file():
-        raise UserError(f"there is no weights file {weights}")
+    """The model card beside a weights file, {} when there is none.
+
+    Raises:
+        UserError: the file beside the weights is not a model card.
+    """
     path = weights.with_suffix(".json")
-    card = read_json(path) if path.exists() else {}
-    if not isinstance(card, dict):
+    if not path.exists():
+        return {}
+    if trained_model(path) is None:
         raise UserError(f"{path} is not a model card; move it away or restore it")
+    card: dict[str, Any] = read_json(path)
     return card
 
 
@@ -201,8 +207,6 @@ def config_from_card(card: Mapping[str, Any], where: str) -> ModelConfig:
     """The config a card says its weights were trained with.
 
     Raises:
-        UserError: the file is not a model card.
+        UserError: an option that is none.
     """
-    if not isinstance(card.get("model"), dict):
-        raise UserError(f"{where} is not a model card; move it away or restore it")
     return build(ModelConfig, {k: v for k, v in card["model"].items() if k != "label"}, where)

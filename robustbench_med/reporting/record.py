@@ -97,6 +97,7 @@ def record(
             "weights_sha256": loaded.weights_sha256,
             "draws_shared_by": plan.model.draws_shared_by,
             "parameters": sum(p.numel() for p in plan.model.parameters()),
+            "caveats": list(loaded.caveats),
         },
         "dataset": {
             "name": info.name,

@@ -66,4 +66,6 @@ def _conditions(record: Mapping[str, Any]) -> Table:
             table.add_row("intervals", "given this one draw; another may give another accuracy")
     per_sample = ", ".join(f"{cost[f'{way}_passes'] / samples:.1f} {way}" for way in ("forward", "backward"))
     table.add_row("cost", f"{per_sample} passes a sample, {cost['seconds']:.1f} s")
+    for caveat in (*record["model"]["caveats"], *record["dataset"]["caveats"]):
+        table.add_row("caveat", caveat)
     return table
