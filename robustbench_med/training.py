@@ -84,6 +84,8 @@ class TrainConfig:
         gradient_clip: longest gradient of a step; 0 for none.
         patience: stop after so many epochs without a better validation score.
         threads: CPU threads; part of the recipe, since sums depend on how they are split.
+        channels_last: keep images and kernels in the layout that is a third faster on CPUs; part of
+            the recipe for the same reason.
     """
 
     model: str
@@ -103,6 +105,7 @@ class TrainConfig:
     patience: int = 1000
     seed: int = 0
     threads: int = 1
+    channels_last: bool = False
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -164,6 +167,10 @@ def train(config: TrainConfig, out: Path, command: str = "") -> Trained:
     splits = {name: load_dataset(config.dataset, name) for name in ("train", "val", "test")}
     torch.manual_seed(derive(config.seed, "start"))
     model = on_device(build_model(model_conf, splits["train"].info), config.device)
+    if config.channels_last:
+        if not model.channels_last:
+            raise UserError(f"recipe: {config.model} cannot be laid out channels-last; drop channels_last")
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     recipe = sha256_json(
         [asdict(config), asdict(model_conf), versions(), [s.fingerprint for s in splits.values()]]
     )

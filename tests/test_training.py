@@ -102,7 +102,7 @@ def test_the_card(tmp_path: Path, splits: dict[str, Split]) -> None:
     "changes",
     [
         {},
-        {"model": "robust-mail-rpf", "noise_warmup": 0.5, "batch_size": 48},
+        {"model": "robust-mail-rpf", "noise_warmup": 0.5, "batch_size": 48, "channels_last": True},
     ],
     ids=["concat", "robust-mail-rpf"],
 )
