@@ -48,10 +48,9 @@ class PGD(Attack):
 
     def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
         loss, best = loss_by_name(self.loss), Best(batch, target)
-        everyone = torch.arange(len(batch), device=best.loss.device)
         last: Mapping[str, Tensor] = batch.inputs
         for restart in range(self.restarts):
-            index = everyone[best.unfinished(everyone)]
+            index = best.standing()
             if len(index) == 0:
                 break
             last = self._climb(target, batch, index, best, loss, restart)

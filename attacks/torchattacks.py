@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from robustbench_med.api.attack import Attack, Batch, Target
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.fields import Fraction
+from robustbench_med.api.objective import joint_labels, joint_logits
 from robustbench_med.api.registry import unknown
 from robustbench_med.api.seeding import derive
 from robustbench_med.api.threat import Budget
@@ -130,23 +131,11 @@ class _OneImage(nn.Module):
         self.passes.forward += len(image)
         context = {n: x for n, x in self.batch.inputs.items() if n not in self.names}
         logits: dict[str, Tensor] = self.model({**context, **self.split(image)})
-        if self.head != "any":
-            return logits[self.head]
-        # The logits of a pair are sums, so its cross-entropy is the sum of the heads', and a
-        # wrong pair means that any head is wrong.
-        joint = torch.zeros(len(image), 1, device=image.device)
-        for head in logits.values():
-            joint = (joint[:, :, None] + head[:, None, :]).flatten(1)
-        return joint
+        return joint_logits(logits) if self.head == "any" else logits[self.head]
 
     def label(self, labels: Mapping[str, Tensor]) -> Tensor:
         """Labels of the heads as one label of their product."""
-        if self.head != "any":
-            return labels[self.head]
-        joint = torch.zeros_like(next(iter(labels.values())))
-        for task, classes in self.model.classes.items():
-            joint = joint * classes + labels[task]
-        return joint
+        return joint_labels(labels, self.model.classes) if self.head == "any" else labels[self.head]
 
     def join(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """The attacked modalities as channels of one image."""

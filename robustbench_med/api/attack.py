@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.model import FusionModel
-from robustbench_med.api.objective import Goal, Loss
+from robustbench_med.api.objective import Goal, Loss, margin
 from robustbench_med.api.threat import ThreatModel
 
 
@@ -53,11 +54,14 @@ class Evaluation:
 
     Attributes:
         loss: mean over draws, (B,).
+        margin: the goal's margin, mean over draws, (B,): the common measure of attacks whose
+            losses differ.
         success: ``Goal.success``, mean over draws, (B,).
         gradients: per attacked modality the gradient of ``loss``, {} unless asked for.
     """
 
     loss: Tensor
+    margin: Tensor
     success: Tensor
     gradients: Mapping[str, Tensor]
 
@@ -85,11 +89,19 @@ class Target:
         return self.model.draws_shared_by == "none"
 
     def evaluate(
-        self, inputs: Mapping[str, Tensor], labels: Mapping[str, Tensor], loss: Loss, gradient: bool = True
+        self,
+        inputs: Mapping[str, Tensor],
+        labels: Mapping[str, Tensor],
+        loss: Loss,
+        gradient: bool = True,
+        targets: Sequence[Tensor] = (),
     ) -> Evaluation:
         """Loss, success and (if asked) the gradient with respect to the attacked modalities only.
 
         The mean over ``eot`` draws is a gradient of the expected loss (Athalye et al. 2018).
+
+        Args:
+            targets: of a targeted loss, see ``Goal.loss``.
 
         Raises:
             UserError: no attacked modality gets a gradient; zeros would pass for robustness.
@@ -98,18 +110,32 @@ class Target:
         with torch.set_grad_enabled(gradient):
             for leaf in leaves.values():
                 leaf.requires_grad_(gradient)
-            draws = [self._draw({**inputs, **leaves}, labels, loss) for _ in range(self.eot)]
+            draws = [self._draw({**inputs, **leaves}, labels, loss, targets) for _ in range(self.eot)]
         self.passes.forward += self.eot * len(draws[0].loss)
         self.passes.backward += self.eot * len(draws[0].loss) if gradient else 0
         return draws[0] if self.eot == 1 else _mean(draws)
 
-    def _draw(self, inputs: Mapping[str, Tensor], labels: Mapping[str, Tensor], loss: Loss) -> Evaluation:
+    def scores(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Logits by task (B, K), the mean over the draws: to rank targets by, never to judge by."""
+        with torch.no_grad():
+            draws = [self.model(inputs) for _ in range(self.eot)]
+        self.passes.forward += self.eot * len(next(iter(inputs.values())))
+        return {task: torch.stack([d[task] for d in draws]).mean(0) for task in draws[0]}
+
+    def _draw(
+        self,
+        inputs: Mapping[str, Tensor],
+        labels: Mapping[str, Tensor],
+        loss: Loss,
+        targets: Sequence[Tensor],
+    ) -> Evaluation:
         logits = self.model(inputs)
-        losses = self.goal.loss(loss, logits, labels)
+        losses = self.goal.loss(loss, logits, labels, targets)
         gradients = self._gradients(losses, inputs) if torch.is_grad_enabled() else {}
         with torch.no_grad():
             success = self.goal.success(logits, labels)
-        return Evaluation(losses.detach(), success, gradients)
+            margins = self.goal.loss(margin, logits, labels)
+        return Evaluation(losses.detach(), margins, success, gradients)
 
     def _gradients(self, losses: Tensor, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = list(self.threat.budgets)
@@ -129,23 +155,32 @@ class Best:
 
     Deterministic models: the higher success, then the higher loss. Random models: the higher mean
     loss over the draws, since success in some draws is no success (evaluation.md, section 2).
+
+    Args:
+        by: "margin" where what is compared comes from different losses.
     """
 
-    def __init__(self, batch: Batch, target: Target) -> None:
-        self.batch, self.target = batch, target
+    def __init__(self, batch: Batch, target: Target, by: Literal["loss", "margin"] = "loss") -> None:
+        self.batch, self.target, self.by = batch, target, by
         self.inputs = {n: x.clone() if n in target.threat.budgets else x for n, x in batch.inputs.items()}
         count, device = len(batch), next(iter(batch.inputs.values())).device
         self.loss = torch.full((count,), -torch.inf, device=device)
         self.success = torch.zeros(count, device=device)
 
+    def standing(self) -> Tensor:
+        """Positions of the samples worth attacking further."""
+        everyone = torch.arange(len(self.batch), device=self.loss.device)
+        return everyone[self.unfinished(everyone)]
+
     def update(self, index: Tensor, inputs: Mapping[str, Tensor], seen: Evaluation) -> None:
         """Keep the samples of ``inputs`` (for batch positions ``index``) that are stronger."""
-        better = seen.loss > self.loss[index]
+        reached = seen.loss if self.by == "loss" else seen.margin
+        better = reached > self.loss[index]
         if self.target.deterministic:
             known = self.success[index]
             better = (seen.success > known) | (better & (seen.success == known))
         where = index[better]
-        self.loss[where], self.success[where] = seen.loss[better], seen.success[better]
+        self.loss[where], self.success[where] = reached[better], seen.success[better]
         for name in self.target.threat.budgets:
             self.inputs[name][where] = inputs[name].detach()[better]
 
@@ -160,7 +195,12 @@ class Attack(ABC):
     """Write a frozen dataclass whose fields are the attack's parameters and register it under
     ``robustbench_med.attacks``. The command line and configs set the fields by name; records
     repeat them.
+
+    Attributes:
+        knowledge: what of the model it uses; records repeat it.
     """
+
+    knowledge: ClassVar[Literal["white box", "scores", "decisions", "transfer", "none"]] = "white box"
 
     @classmethod
     def variant_of(cls, variant: str) -> dict[str, str]:
@@ -192,6 +232,7 @@ def _mean(draws: list[Evaluation]) -> Evaluation:
     names = draws[0].gradients
     return Evaluation(
         mean([d.loss for d in draws]),
+        mean([d.margin for d in draws]),
         mean([d.success for d in draws]),
         {name: mean([d.gradients[name] for d in draws]) for name in names},
     )

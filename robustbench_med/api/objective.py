@@ -1,35 +1,91 @@
-"""Losses per head and goals over heads; attacks compose them instead of copying them."""
+"""Losses, and goals over heads; attacks compose them instead of copying them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustbench_med.api.errors import UserError
 from robustbench_med.api.registry import unknown
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+MAX_JOINT_CLASSES = 4096
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of (B, K) logits with (B,) labels: (B,). The attacker raises it.
+@dataclass(frozen=True)
+class Loss:
+    """What an attacker raises, for one head: (B, K) logits and (B,) labels to (B,).
 
-    Flat in float32 once a sample is right by a margin of some 17 logits; the margin is not.
+    Targeted losses take a third argument, the classes (B,) to drive the samples to.
+
+    Attributes:
+        any_head: how it reads when any of several heads may fall. All three are the loss of the
+            heads' joint label (``joint_logits``); "sum" and "max" say it without building it.
     """
+
+    function: Callable[..., Tensor]
+    any_head: Literal["sum", "max", "joint"] = "joint"
+
+    def __call__(self, logits: Tensor, labels: Tensor, *targets: Tensor) -> Tensor:
+        return self.function(logits, labels, *targets)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
 
 
-def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Largest wrong logit minus the right one (B,); positive exactly when the head is wrong."""
-    right = logits.gather(1, labels[:, None]).squeeze(1)
-    wrong = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-    return wrong - right
+def _margin(logits: Tensor, labels: Tensor) -> Tensor:
+    return _best_wrong(logits, labels) - _at(logits, labels)
 
 
-LOSSES: dict[str, Loss] = {"cross-entropy": cross_entropy, "margin": margin}
+def _dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    if logits.shape[1] < 3:
+        return _margin(logits, labels)
+    top = logits.topk(3, 1).values
+    return _margin(logits, labels) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def _difference(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    return _at(logits, targets) - _at(logits, labels)
+
+
+def _targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    if logits.shape[1] < 4:
+        return _difference(logits, labels, targets)
+    top = logits.topk(4, 1).values
+    return _difference(logits, labels, targets) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
+def _at(logits: Tensor, classes: Tensor) -> Tensor:
+    return logits.gather(1, classes[:, None]).squeeze(1)
+
+
+def _best_wrong(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+
+
+cross_entropy = Loss(_cross_entropy, "sum")
+"""Flat in float32 once a sample is right by a margin of some 17 logits; the others are not."""
+
+margin = Loss(_margin, "max")
+"""Largest wrong logit minus the right one; positive exactly when the head is wrong."""
+
+dlr = Loss(_dlr)
+"""The margin over the gap from first to third logit (Croce & Hein 2020, eq. 6), which no rescaling
+of the logits changes; the plain margin for two classes."""
+
+difference = Loss(_difference)
+"""Targeted: the target's logit minus the right one."""
+
+targeted_dlr = Loss(_targeted_dlr)
+"""Targeted DLR (Croce & Hein 2020, eq. 7); the plain difference for fewer than four classes."""
+
+LOSSES: dict[str, Loss] = {"cross-entropy": cross_entropy, "margin": margin, "dlr": dlr}
 
 
 def loss_by_name(name: str) -> Loss:
@@ -43,6 +99,36 @@ def loss_by_name(name: str) -> Loss:
     return LOSSES[name]
 
 
+def joint_logits(logits: Mapping[str, Tensor]) -> Tensor:
+    """Several heads as one, whose classes are the combinations of theirs: (B, K1·K2·…).
+
+    Its logits are sums, so its cross-entropy is the sum of the heads', and it is wrong exactly
+    when any head is.
+
+    Raises:
+        UserError: more combinations than can be handled.
+    """
+    heads = list(logits.values())
+    combinations = math.prod(z.shape[1] for z in heads)
+    if combinations > MAX_JOINT_CLASSES:
+        raise UserError(
+            f"{len(heads)} heads have {combinations} combinations of classes, over {MAX_JOINT_CLASSES}; "
+            "attack one head (--head), or use a loss that needs no combinations (pgd --loss margin)"
+        )
+    out = heads[0]
+    for z in heads[1:]:
+        out = (out[:, :, None] + z[:, None, :]).flatten(1)
+    return out
+
+
+def joint_labels(labels: Mapping[str, Tensor], classes: Mapping[str, int]) -> Tensor:
+    """Labels (B,) of several heads as one label of ``joint_logits``."""
+    out = torch.zeros_like(next(iter(labels.values())))
+    for head, count in classes.items():
+        out = out * count + labels[head]
+    return out
+
+
 @dataclass(frozen=True)
 class Goal:
     """Which heads must be wrong for the attacker to have won.
@@ -53,18 +139,51 @@ class Goal:
 
     head: str = "any"
 
-    def loss(self, loss: Loss, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
-        """What the attacker raises, (B,).
+    def loss(
+        self,
+        loss: Loss,
+        logits: Mapping[str, Tensor],
+        labels: Mapping[str, Tensor],
+        targets: Sequence[Tensor] = (),
+    ) -> Tensor:
+        """What the attacker raises, (B,): of "all" heads the one that resists most.
 
-        "any" sums cross-entropies (the cross-entropy of the heads' joint label, as in the
-        released evaluation) and takes the largest margin; "all" raises the head that resists most.
+        Args:
+            targets: for targeted losses one (B,) a problem, as columns of ``candidates``.
         """
-        if self.head not in ("any", "all"):
-            return loss(logits[self.head], labels[self.head])
-        per_head = torch.stack([loss(logits[task], labels[task]) for task in logits])
-        if self.head == "all":
-            return per_head.amin(0)
-        return per_head.amax(0) if loss is margin else per_head.sum(0)
+        if self.head == "any" and loss.any_head != "joint":
+            per_head = torch.stack([loss(logits[task], labels[task]) for task in logits])
+            return per_head.amax(0) if loss.any_head == "max" else per_head.sum(0)
+        problems = self.problems(logits, labels)
+        losses = [loss(z, y, *(targets[i : i + 1])) for i, (z, y) in enumerate(problems)]
+        return torch.stack(losses).amin(0)
+
+    def problems(
+        self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The classifiers that must all be wrong, as (B, K) logits and (B,) labels.
+
+        One for "any" (the heads' joint label) and for a named head, one a head for "all".
+        """
+        if self.head == "any":
+            classes = {head: z.shape[1] for head, z in logits.items()}
+            return [(joint_logits(logits), joint_labels(labels, classes))]
+        heads = list(logits) if self.head == "all" else [self.head]
+        return [(logits[head], labels[head]) for head in heads]
+
+    def candidates(
+        self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], count: int
+    ) -> list[tuple[Tensor, ...]]:
+        """Targets by falling logit: up to ``count`` tuples with one (B,) a problem.
+
+        A problem with fewer wrong classes than others starts over with its best.
+        """
+        ranked = [
+            z.scatter(1, y[:, None], -torch.inf).sort(1, descending=True).indices[:, :-1]
+            for z, y in self.problems(logits, labels)
+        ]
+        rounds = min(count, max(r.shape[1] for r in ranked))
+        return [tuple(r[:, i % r.shape[1]] for r in ranked) for i in range(rounds)]
 
     def success(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
         """How far the attacker has got, float (..., B) for logits (..., B, K).

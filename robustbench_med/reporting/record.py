@@ -114,7 +114,7 @@ def record(
         "threat_model": {
             "budgets": {name: asdict(budget) for name, budget in plan.threat.budgets.items()},
             "goal": plan.goal.head,
-            "knowledge": "white box",
+            "knowledge": plan.attack.knowledge,
         },
         "attack": {"name": plan.name, **asdict(plan.attack), "eot": plan.eot},  # type: ignore[call-overload]
         "scoring": {"draws": plan.draws, "headline": "mean"},
