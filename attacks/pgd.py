@@ -47,7 +47,7 @@ class PGD(Attack):
             raise UserError("pgd: keep=last goes with one restart; the restarts are compared by their best")
 
     def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
-        loss, best = loss_by_name(self.loss), Best(batch, target)
+        loss, best = loss_by_name(self.loss), Best(batch, target, until="every head")
         last: Mapping[str, Tensor] = batch.inputs
         for restart in range(self.restarts):
             index = best.standing()

@@ -158,10 +158,18 @@ class Best:
 
     Args:
         by: "margin" where what is compared comes from different losses.
+        until: when a sample of a deterministic model is done: at the "goal", or (where several
+            heads may fall and the attack is cheap) only with "every head" wrong.
     """
 
-    def __init__(self, batch: Batch, target: Target, by: Literal["loss", "margin"] = "loss") -> None:
-        self.batch, self.target, self.by = batch, target, by
+    def __init__(
+        self,
+        batch: Batch,
+        target: Target,
+        by: Literal["loss", "margin"] = "loss",
+        until: Literal["goal", "every head"] = "goal",
+    ) -> None:
+        self.batch, self.target, self.by, self.until = batch, target, by, until
         self.inputs = {n: x.clone() if n in target.threat.budgets else x for n, x in batch.inputs.items()}
         count, device = len(batch), next(iter(batch.inputs.values())).device
         self.loss = torch.full((count,), -torch.inf, device=device)
@@ -188,7 +196,8 @@ class Best:
         """Which of the samples at ``index`` are worth attacking further, bool (len(index),)."""
         if not self.target.deterministic:
             return torch.ones_like(index, dtype=torch.bool)
-        return self.success[index] < 1
+        reached = self.success[index]
+        return reached <= 0 if self.until == "goal" else reached < 1
 
 
 class Attack(ABC):

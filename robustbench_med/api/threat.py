@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,8 +67,8 @@ class Budget:
             self.low, self.high
         )
 
-    def ascend(self, current: Tensor, gradient: Tensor, step: float) -> Tensor:
-        """One step of size ``step`` along the steepest ascent in this norm."""
+    def ascend(self, current: Tensor, gradient: Tensor, step: float | Tensor) -> Tensor:
+        """One step of size ``step`` (or (B, 1, 1, 1) of them) along the steepest ascent in this norm."""
         if self.norm == "linf":
             return current + step * gradient.sign()
         return current + step * gradient / _lengths(gradient).clamp_min(1e-12)
@@ -100,14 +100,27 @@ class ThreatModel:
         self, clean: Mapping[str, Tensor], ids: Sequence[str], seed: int, restart: int = 0
     ) -> dict[str, Tensor]:
         """A uniform point of each sample's ball, derived from (seed, sample id, restart) alone."""
+        return self._start(clean, ids, seed, restart, _ball_point)
+
+    def surface_start(
+        self, clean: Mapping[str, Tensor], ids: Sequence[str], seed: int, restart: int = 0
+    ) -> dict[str, Tensor]:
+        """A random point on the surface of each sample's ball (before the box cuts it), likewise."""
+        return self._start(clean, ids, seed, restart, _surface_point)
+
+    def _start(
+        self,
+        clean: Mapping[str, Tensor],
+        ids: Sequence[str],
+        seed: int,
+        restart: int,
+        point: Callable[[Budget, torch.Size, torch.Generator], Tensor],
+    ) -> dict[str, Tensor]:
         start = dict(clean)
         for name, budget in self.budgets.items():
-            noise = torch.stack(
-                [
-                    _ball_point(budget, clean[name][i].shape, seed, sample, name, restart)
-                    for i, sample in enumerate(ids)
-                ]
-            )
+            shape = clean[name].shape[1:]
+            streams = [generator(seed, "start", sample, name, restart) for sample in ids]
+            noise = torch.stack([point(budget, shape, stream) for stream in streams])
             start[name] = budget.project(clean[name] + noise.to(clean[name]), clean[name])
         return start
 
@@ -137,13 +150,19 @@ def _lengths(x: Tensor) -> Tensor:
     return lengths.view(-1, 1, 1, 1)
 
 
-def _ball_point(
-    budget: Budget, shape: torch.Size, seed: int, sample: str, modality: str, restart: int
-) -> Tensor:
-    stream = generator(seed, "start", sample, modality, restart)
+def _ball_point(budget: Budget, shape: torch.Size, stream: torch.Generator) -> Tensor:
     if budget.norm == "linf":
         return (torch.rand(shape, generator=stream) * 2 - 1) * budget.epsilon
     direction = torch.randn(shape, generator=stream)
     radius = torch.rand(1, generator=stream) ** (1 / direction.numel())
     length: Tensor = torch.linalg.vector_norm(direction)
     return direction / length * radius * budget.epsilon
+
+
+def _surface_point(budget: Budget, shape: torch.Size, stream: torch.Generator) -> Tensor:
+    if budget.norm == "linf":
+        direction = torch.rand(shape, generator=stream) * 2 - 1
+        return direction / direction.abs().max() * budget.epsilon
+    direction = torch.randn(shape, generator=stream)
+    length: Tensor = torch.linalg.vector_norm(direction)
+    return direction / length * budget.epsilon
