@@ -1,44 +1,60 @@
-"""Any attack class of torchattacks, behind the harness's contract.
-
-The library knows one image and one label. All attacked modalities are handed to it as the channels
-of one image, the others stay outside as context, and the heads become one label; the harness then
-checks ball and box and scores the result itself.
-"""
+"""Any attack class of torchattacks that keeps to a radius, behind the harness's contract."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Batch, Target
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.fields import Fraction
-from robustbench_med.api.objective import joint_labels, joint_logits
 from robustbench_med.api.registry import unknown
-from robustbench_med.api.seeding import derive
-from robustbench_med.api.threat import Budget
+from robustbench_med.api.threat import Budget, Norm
+from robustbench_med.attacks._image import (
+    Capability,
+    OneImage,
+    attack_as_one_image,
+    check_options,
+    square_fits,
+)
 
-# Found by experiment: these hand the model sub-batches, so a context image would meet the wrong
-# sample, and they decide success themselves.
-SUB_SELECTING = ("APGD", "APGDT", "AutoAttack", "FAB", "MultiAttack", "Square")
+# What this adapter takes from the threat model, the seed and the data.
+NOT_OPTIONS = ("model", "eps", "norm", "seed", "n_classes", "verbose")
+
+# The steps that AutoAttack and its parts were published with; the library defaults to 10.
+PUBLISHED_STEPS = 100
+PUBLISHED = ("APGD", "APGDT", "AutoAttack", "FAB")
+
+# Found by experiment: how the classes hand samples to the model (see ``Capability``).
+SUB_SELECTING = ("APGD", "APGDT", "AutoAttack", "FAB", "Square")
+WANDERING = ("PGDRS", "PGDRSL2", "SPSA")
 L2_ATTACKS = ("PGDL2", "PGDRSL2")
+THREE_CHANNELS = ("TIFGSM",)
+
+NORMS = {"linf": "Linf", "l2": "L2"}
+NATIVE = {"APGD": "apgd", "APGDT": "apgd", "AutoAttack": "autoattack", "FAB": "fab", "Square": "square"}
 
 
 @dataclass(frozen=True)
 class TorchattacksAdapter(Attack):
     """``torchattacks:PGD``, ``torchattacks:FGSM``, … with a class name of the library.
 
+    APGD, FAB, Square and AutoAttack return the clean image where they found nothing, and judge a
+    random model by single draws (AutoAttack's version "rand" by the last of 20): against a random
+    model they are weaker than they say.
+
     Attributes:
         variant: the class in torchattacks.
-        steps: gradient steps, where the class has them; the library's default when not given.
+        steps: gradient steps, where the class has them; when not given, 100 for APGD, APGDT, FAB
+            and AutoAttack, as published, and the library's default for others.
         step_size: the class's ``alpha``; epsilon / 4 when not given.
         random_start: where the class knows it.
-        options: other arguments of the class, passed on as they are.
+        options: other arguments of the class, passed on as they are (AutoAttack also takes
+            ``n_queries``, of its Square).
     """
 
     variant: str = "PGD"
@@ -48,65 +64,87 @@ class TorchattacksAdapter(Attack):
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        accepted = inspect.signature(_library_class(self.variant)).parameters
+        accepted = _parameters(self.variant)
         if "eps" not in accepted:
-            raise UserError(f"torchattacks:{self.variant} takes no radius; choose a class with eps")
+            raise UserError(f"{self._name} takes no radius; choose a class with eps")
         own = {"steps": self.steps, "alpha": self.step_size, "random_start": self.random_start}
-        asked = [name for name, value in own.items() if value is not None]
-        for name in (*asked, *self.options):
-            if name not in accepted or (name in self.options and name in ("model", "eps")):
-                raise UserError(f"torchattacks:{self.variant} has no option {name!r}; drop it")
+        check_options(self._name, accepted, [name for name, value in own.items() if value is not None])
+        check_options(self._name, accepted - set(NOT_OPTIONS), self.options)
+        if self.steps is not None and self.steps < 1:
+            raise UserError(f"{self._name}: steps is {self.steps}; it must be 1 or more")
 
     @classmethod
     def variant_of(cls, variant: str) -> dict[str, str]:
         _library_class(variant)
         return {"variant": variant}
 
+    @property
+    def knowledge(self) -> Literal["scores", "white box"]:  # type: ignore[override]
+        """What the class uses of the model: Square and SPSA see no gradient."""
+        return "scores" if self.variant in ("Square", "SPSA") else "white box"
+
     def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
-        budget = self._one_budget(target, batch)
-        if budget.epsilon == 0:  # where the library divides by zero
-            return dict(batch.inputs)
-        model = _OneImage(target, batch)
-        device = next(iter(batch.inputs.values())).device
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.enable_grad():
-            torch.manual_seed(derive(target.seed, "torchattacks", *batch.ids))
-            attack = self._library_attack(model, budget)
-            image = attack(model.join(batch.inputs), model.label(batch.labels))
-        return {**batch.inputs, **model.split(image.detach())}
+        capability = self._capability()
+        capability.one_budget(target, batch)
+        if self.variant in THREE_CHANNELS and _channels(target) != 3:
+            raise capability.refusal(target, "takes images of three channels only")
+        if "Square" in self._parts and not square_fits(target, batch, self.options.get("p_init", 0.8)):
+            raise capability.refusal(target, "places squares that do not fit this image")
+        found: dict[str, Tensor] = attack_as_one_image(self._attack, capability, target, batch)
+        return found
 
-    def _library_attack(self, model: nn.Module, budget: Budget) -> Any:
-        cls = _library_class(self.variant)
-        step = budget.epsilon / 4 if self.step_size is None else self.step_size
-        own: dict[str, Any] = {"eps": budget.epsilon, "alpha": step}
-        own |= {"steps": self.steps, "random_start": self.random_start}
-        accepted = inspect.signature(cls).parameters
-        arguments = {name: value for name, value in own.items() if name in accepted and value is not None}
-        return cls(model, **{**arguments, **self.options})
+    def _attack(self, model: OneImage, budget: Budget, seed: int) -> Tensor:
+        """Images (B, C, H, W) from the library."""
+        accepted = inspect.signature(_library_class(self.variant)).parameters
+        own: dict[str, Any] = {
+            "eps": budget.epsilon,
+            "alpha": budget.epsilon / 4 if self.step_size is None else self.step_size,
+            "steps": self.steps or (PUBLISHED_STEPS if self.variant in PUBLISHED else None),
+            "random_start": self.random_start,
+            "norm": NORMS[budget.norm],
+            "seed": seed,
+            # The library aims at all other classes; published are up to nine.
+            "n_classes": min(model.classes, 10),
+            **self.options,
+        }
+        arguments = {n: value for n, value in own.items() if n in accepted and value is not None}
+        attack = _library_class(self.variant)(model, **arguments)
+        if self.variant == "AutoAttack":
+            self._set_parts(attack._autoattack.attacks)
+        found: Tensor = attack(model.join(), model.label())
+        return found
 
-    def _one_budget(self, target: Target, batch: Batch) -> Budget:
-        """The single radius the library can express.
+    def _set_parts(self, parts: Sequence[Any]) -> None:
+        """Give the parts of AutoAttack what its constructor cannot: it leaves them at 10 steps."""
+        for part in parts:
+            if hasattr(part, "steps"):
+                part.steps = self.steps or PUBLISHED_STEPS
+            if hasattr(part, "n_queries"):
+                part.n_queries = self.options.get("n_queries", part.n_queries)
 
-        Raises:
-            UserError: what the library would silently approximate.
-        """
-        budgets = list(target.threat.budgets.values())
-        sizes = {batch.inputs[name].shape[2:] for name in target.threat.budgets}
-        here = f"torchattacks:{self.variant}"
-        if len(set(budgets)) > 1:
-            raise UserError(f"{here} cannot give modalities their own radii; use --attack pgd")
-        if len(sizes) > 1:
-            raise UserError(f"{here} cannot attack modalities of different sizes together; use --attack pgd")
-        if target.eot > 1:
-            raise UserError(f"{here} cannot average over EOT draws; use --attack pgd, or --eot 1")
-        if target.goal.head == "all":
-            raise UserError(f"{here} cannot aim at all heads at once; use --attack pgd")
-        if len(budgets) < len(batch.inputs) and self.variant in SUB_SELECTING:
-            raise UserError(f"{here} sub-selects samples, so no modality can be left out; use --attack pgd")
-        expected = "l2" if self.variant in L2_ATTACKS else "linf"
-        if budgets[0].norm != self.options.get("norm", expected).lower():
-            raise UserError(f"{here} works in {expected}, not {budgets[0].norm}; use --attack pgd")
-        return budgets[0]
+    @property
+    def _name(self) -> str:
+        return f"torchattacks:{self.variant}"
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        """The classes that run."""
+        if self.variant != "AutoAttack":
+            return (self.variant,)
+        return ("APGD",) if self.options.get("version") == "rand" else ("APGD", "APGDT", "FAB", "Square")
+
+    def _capability(self) -> Capability:
+        chooses = "norm" in inspect.signature(_library_class(self.variant)).parameters
+        fixed: tuple[Norm, ...] = ("l2",) if self.variant in L2_ATTACKS else ("linf",)
+        uses_dlr = self.options.get("loss") == "dlr" or self.options.get("version") == "rand"
+        return Capability(
+            self._name,
+            NATIVE.get(self.variant, "pgd"),
+            ("linf", "l2") if chooses else fixed,
+            sub_selects=self.variant in SUB_SELECTING,
+            wanders=self.variant in WANDERING,
+            classes=4 if "APGDT" in self._parts else 3 if uses_dlr else 2,
+        )
 
 
 def _library_class(name: str) -> Any:
@@ -118,40 +156,10 @@ def _library_class(name: str) -> Any:
     return getattr(torchattacks, name)
 
 
-class _OneImage(nn.Module):
-    """The model as the library sees it: one image in, one row of logits out."""
+def _parameters(variant: str) -> set[str]:
+    extra = {"steps", "n_queries"} if variant == "AutoAttack" else set()
+    return set(inspect.signature(_library_class(variant)).parameters) | extra
 
-    def __init__(self, target: Target, batch: Batch) -> None:
-        super().__init__()
-        self.model, self.passes, self.batch = target.model, target.passes, batch
-        self.names, self.head = list(target.threat.budgets), target.goal.head
-        self.register_full_backward_pre_hook(self._count_backward)
 
-    def forward(self, image: Tensor) -> Tensor:
-        self.passes.forward += len(image)
-        context = {n: x for n, x in self.batch.inputs.items() if n not in self.names}
-        logits: dict[str, Tensor] = self.model({**context, **self.split(image)})
-        return joint_logits(logits) if self.head == "any" else logits[self.head]
-
-    def label(self, labels: Mapping[str, Tensor]) -> Tensor:
-        """Labels of the heads as one label of their product."""
-        return joint_labels(labels, self.model.classes) if self.head == "any" else labels[self.head]
-
-    def join(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The attacked modalities as channels of one image."""
-        return torch.cat([inputs[name] for name in self.names], 1)
-
-    def split(self, image: Tensor) -> dict[str, Tensor]:
-        """And back."""
-        counts = [self.model.channels[name] for name in self.names]
-        return dict(zip(self.names, torch.split(image, counts, 1), strict=True))
-
-    def train(self, mode: bool = True) -> Self:
-        """Keep the modes as they are: the library calls eval() on everything it meets."""
-        del mode
-        return self
-
-    def _count_backward(self, module: nn.Module, gradients: tuple[Tensor, ...] | Tensor) -> None:
-        del module
-        first = gradients[0] if isinstance(gradients, tuple) else gradients
-        self.passes.backward += len(first)
+def _channels(target: Target) -> int:
+    return sum(target.model.channels[name] for name in target.threat.budgets)

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustbench_med.data.catalog import load_dataset
-    from robustbench_med.pipeline import Result, RunConfig, load_model, run
+    from robustbench_med.pipeline import Result, RunConfig, load_model, run, run_all
 
 _HOMES = {
     "load_dataset": "robustbench_med.data.catalog",
     "load_model": "robustbench_med.pipeline",
     "run": "robustbench_med.pipeline",
+    "run_all": "robustbench_med.pipeline",
     "Result": "robustbench_med.pipeline",
     "RunConfig": "robustbench_med.pipeline",
 }
 
-__all__ = ["Result", "RunConfig", "load_dataset", "load_model", "run"]
+__all__ = ["Result", "RunConfig", "load_dataset", "load_model", "run", "run_all"]
 
 
 def __getattr__(name: str) -> Any:

@@ -53,7 +53,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="name (robmed list protocols) or YAML; flags win over it",
     )
     add("--model", help="name (robmed list models) or YAML file")
-    add("--attack", help="name, or library:Class for an adapter (robmed list attacks)")
+    add("--attack", help="name (robmed list attacks), library:Class for an adapter, or several with commas")
     add("--dataset", help="data set (robmed list datasets); default phantom, synthetic and built in")
     add("--weights", help="safetensors file; default: the shipped weights of this model and data set")
     add("--eps", help="radius of every attacked modality, or name=radius,…; default 4/255")
@@ -101,16 +101,17 @@ def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from rich.console import Console
 
     from robustbench_med.config import find, read_yaml
-    from robustbench_med.pipeline import run
+    from robustbench_med.pipeline import run_all
     from robustbench_med.reporting.table import show
 
     values = read_yaml(find("protocol", "protocols", options.config)) if options.config else {}
-    result = run(_run_config(values, options))
     console = Console(soft_wrap=True, highlight=False)
-    show(result.record, console)
-    console.print(f"\nrecord  {result.folder / 'record.json'}")
-    console.print(f"picture {result.folder / 'picture.png'}")
-    console.print(f"row     {result.leaderboard}")
+    for result in run_all(_run_config(values, options)):
+        show(result.record, console)
+        console.print(f"\nrecord  {result.folder / 'record.json'}")
+        if (picture := result.folder / "picture.png").exists():
+            console.print(f"picture {picture}")
+        console.print(f"row     {result.leaderboard}")
 
 
 def _run_config(values: dict[str, Any], options: argparse.Namespace) -> Any:

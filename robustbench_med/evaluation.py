@@ -6,7 +6,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +232,29 @@ def _shown(
         shown[f"clean/{name}"] = x.cpu()[index].numpy()
         shown[f"adversarial/{name}"] = adversarial[name].cpu()[index].numpy()
     return shown
+
+
+def worst_case(members: Sequence[Outcomes], right: Sequence[NDArray[np.bool_]]) -> Outcomes:
+    """Per sample the outcome of the attack that left the fewest draws right.
+
+    Args:
+        members: outcomes of several attacks on the same samples, scored on the same draws.
+        right: of each, whether the goal was missed, (R, N).
+    """
+    chosen = np.stack([r.mean(0) for r in right]).argmin(0)
+    everyone = np.arange(len(chosen))
+    adversarial = {
+        task: np.stack([m.adversarial[task] for m in members])[chosen, :, everyone].swapaxes(0, 1)
+        for task in members[0].adversarial
+    }
+    return replace(
+        members[0],
+        adversarial=adversarial,
+        forward=sum(m.forward for m in members),
+        backward=sum(m.backward for m in members),
+        seconds=sum(m.seconds for m in members),
+        shown={},
+    )
 
 
 def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:

@@ -25,7 +25,7 @@ from robustbench_med.api.seeding import derive
 from robustbench_med.api.threat import Budget, ThreatModel
 from robustbench_med.config import build, find, read_yaml
 from robustbench_med.data.catalog import load_dataset
-from robustbench_med.evaluation import Outcomes, Plan, evaluate
+from robustbench_med.evaluation import Outcomes, Plan, evaluate, worst_case
 from robustbench_med.files import require_writable, sha256_file, sha256_json, write_json
 from robustbench_med.models.zoo import (
     LoadedModel,
@@ -41,7 +41,14 @@ from robustbench_med.models.zoo import (
 from robustbench_med.progress import progress_bar
 from robustbench_med.reporting import leaderboard
 from robustbench_med.reporting.picture import draw
-from robustbench_med.reporting.record import Accuracy, accuracies, record
+from robustbench_med.reporting.record import (
+    Accuracy,
+    accuracies,
+    correct,
+    ensemble_record,
+    headline,
+    record,
+)
 
 ATTACKS: Registry[type[Attack]] = Registry("attack", "robustbench_med.attacks")
 DEFAULT_EOT = 10
@@ -54,7 +61,7 @@ class RunConfig:
 
     Attributes:
         model: a model's name or config path.
-        attack: a name, or "library:Class" for an adapter.
+        attack: a name, or "library:Class" for an adapter; ``run_all`` takes several, with commas.
         dataset: a data set's name.
         weights: a safetensors file; the shipped weights of (model, data set) when not given.
         eps: radius of every attacked modality, or of each by name; 4/255 is MAIL's release.
@@ -106,7 +113,7 @@ class Result:
     Attributes:
         accuracy: per task and under ``record.ANY``.
         record: the JSON record, as written to ``folder``.
-        folder: record.json, outcomes.npz, picture.png.
+        folder: record.json, outcomes.npz, and picture.png (an ensemble has no picture of its own).
         leaderboard: the CSV that holds the row.
     """
 
@@ -157,6 +164,58 @@ def run(config: RunConfig) -> Result:
         leaderboard.append(board, leaderboard.row(result))
         shutil.rmtree(folder / "parts")
     return Result(measured, result, folder, board)
+
+
+def run_all(config: RunConfig) -> list[Result]:
+    """Run each attack of a comma-separated list, and with several their per-sample worst case.
+
+    Every attack gets those of ``attack_options`` that it has.
+
+    Raises:
+        UserError: see ``run``; an option that none of the attacks has.
+    """
+    names = [name.strip() for name in config.attack.split(",")]
+    if len(names) == 1:
+        return [run(config)]
+    if len(set(names)) < len(names):
+        raise UserError(f"attack {config.attack!r} names an attack twice; drop one")
+    options = {
+        name: {f.name for f in dataclasses.fields(_attack_class(name))}  # type: ignore[arg-type]
+        for name in names
+    }
+    for option in config.attack_options:
+        if not any(option in known for known in options.values()):
+            raise UserError(f"none of {config.attack} has the option {option!r}; drop it")
+    configs = [
+        replace(
+            config,
+            attack=name,
+            attack_options={k: v for k, v in config.attack_options.items() if k in options[name]},
+        )
+        for name in names
+    ]
+    plans = [prepare(each)[1] for each in configs]  # what is wrong with the last is said before the first
+    results = [run(each) for each in configs]
+    return [*results, _ensemble(results, plans[0])]
+
+
+def _ensemble(results: list[Result], plan: Plan) -> Result:
+    """The row that is never better than any of ``results``."""
+    outcomes = [Outcomes.load(result.folder / "outcomes.npz") for result in results]
+    key = headline(plan.goal)
+    right = [correct(o.adversarial, o.labels, plan.goal)[key] for o in outcomes]
+    worst = worst_case(outcomes, right)
+    measured = accuracies(worst, plan)
+    run_id = sha256_json([result.record["run"] for result in results])[:12]
+    made = ensemble_record(run_id, [result.record for result in results], measured)
+    board = results[0].leaderboard
+    folder = (
+        results[0].folder.parent / f"{made['model']['label']}-ensemble-{made['dataset']['name']}-{run_id}"
+    )
+    worst.save(folder / "outcomes.npz")
+    write_json(folder / "record.json", made)
+    leaderboard.append(board, leaderboard.row(made))
+    return Result(measured, made, folder, board)
 
 
 def prepare(config: RunConfig) -> tuple[LoadedModel, Plan]:
@@ -263,12 +322,21 @@ def _stored_config(config: RunConfig, plan: Plan) -> dict[str, Any]:
 
 
 def _attack(config: RunConfig) -> Attack:
-    name, _, variant = config.attack.partition(":")
-    cls = ATTACKS.get(name)
+    cls, variant = _attack_class(config.attack), config.attack.partition(":")[2]
     options = dict(config.attack_options) | (cls.variant_of(variant) if variant else {})
+    return build(cls, options, f"attack {config.attack}")
+
+
+def _attack_class(name: str) -> type[Attack]:
+    """The class behind a name, or behind what stands before the colon of one.
+
+    Raises:
+        UserError: unknown attack, or one that is no dataclass.
+    """
+    cls = ATTACKS.get(name.partition(":")[0])
     if not dataclasses.is_dataclass(cls):
         raise UserError(f"the attack {name!r} is not a dataclass; its author must make it one")
-    return build(cls, options, f"attack {config.attack}")
+    return cls
 
 
 def _threat_model(config: RunConfig, info: DatasetInfo) -> ThreatModel:

@@ -46,6 +46,7 @@ class Shelf:
         own_radii: takes modalities of different sizes, each with its own radius.
         gradient: needs the model's gradient.
         random_start: depends on the seed of a deterministic model.
+        one_head: raises the head that falls first, which may lower the others' losses.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Shelf:
     own_radii: bool = True
     gradient: bool = True
     random_start: bool = False
+    one_head: bool = False
 
     def attack(self) -> Attack:
         return ATTACKS.get(self.name)(**self.options)
@@ -65,6 +67,11 @@ SHELF = [
     Shelf("pgd", {"steps": 6}, random_start=True),
     Shelf("pgd", {"steps": 6, "restarts": 3, "loss": "margin"}, random_start=True),
     Shelf("pgd", {"steps": 6, "random_start": False, "keep": "last"}),
+    Shelf("apgd", {"steps": 8}, random_start=True),
+    Shelf("apgd", {"steps": 8, "loss": "targeted-dlr", "targets": 2}, random_start=True),
+    Shelf("mi-fgsm", {"steps": 6}),
+    Shelf("square", {"queries": 200}, ("linf",), gradient=False, random_start=True, one_head=True),
+    Shelf("transfer", {"steps": 6}, random_start=True),
     Shelf("torchattacks", {"variant": "FGSM"}, norms=("linf",), own_radii=False),
     Shelf("torchattacks", {"variant": "PGD", "steps": 6}, ("linf",), own_radii=False, random_start=True),
     Shelf("torchattacks", {"variant": "PGDL2", "steps": 6}, ("l2",), own_radii=False, random_start=True),
@@ -127,7 +134,7 @@ def test_an_attack_beats_no_attack(net: FusionModel, batch: Batch, shelf: Shelf,
     threat = threats(shelf, norm)[1]
     found = shelf.attack().perturb(target_of(net, threat), batch)
     gained = joint_loss(net, found, batch.labels) - joint_loss(net, batch.inputs, batch.labels)
-    assert (gained >= -1e-4).all()
+    assert shelf.one_head or (gained >= -1e-4).all()
     assert gained.mean() > 0.01
 
 
@@ -350,55 +357,6 @@ def test_eot_is_the_mean_over_draws(batch: Batch, draws: int) -> None:
     assert torch.equal(unseen.success, seen.success)
     assert not unseen.gradients
     assert target.passes.backward == 10 * draws
-
-
-REFUSALS: list[tuple[str, dict[str, Any], ThreatModel, str]] = [
-    ("their own radii", {}, threat_of(a=0.1, b=0.2), "any"),
-    ("different sizes", {}, threat_of(a=0.1, b=0.1), "any"),
-    ("EOT", {"eot": 2}, threat_of(a=0.1), "any"),
-    ("all heads", {}, threat_of(a=0.1), "all"),
-    ("sub-selects", {"variant": "APGD"}, threat_of(a=0.1), "any"),
-    ("works in linf, not l2", {}, threat_of("l2", a=0.1), "any"),
-    ("works in l2, not linf", {"variant": "PGDL2"}, threat_of(a=0.1), "any"),
-]
-
-
-@pytest.mark.parametrize(("complaint", "options", "threat", "head"), REFUSALS, ids=[r[0] for r in REFUSALS])
-def test_what_the_adapter_refuses(
-    net: FusionModel, batch: Batch, complaint: str, options: dict[str, Any], threat: ThreatModel, head: str
-) -> None:
-    options = dict(options)
-    target = target_of(net, threat, head, eot=options.pop("eot", 1))
-    with pytest.raises(UserError, match=complaint) as error:
-        ADAPTER(**options).perturb(target, batch)
-    assert "\n" not in str(error.value)
-    assert str(error.value).startswith("torchattacks:")
-
-
-@pytest.mark.parametrize(
-    ("options", "complaint"),
-    [
-        ({"variant": "Pgd"}, "unknown torchattacks class 'Pgd'; did you mean 'PGD'?"),
-        ({"variant": "CW"}, "takes no radius"),
-        ({"variant": "FGSM", "steps": 3}, "no option 'steps'"),
-        ({"variant": "FGSM", "step_size": 0.1}, "no option 'alpha'"),
-        ({"options": {"decay": 1.0}}, "no option 'decay'"),
-        ({"options": {"eps": 1.0}}, "no option 'eps'"),
-    ],
-)
-def test_adapter_options(options: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(UserError) as error:
-        ADAPTER(**options)
-    assert complaint in str(error.value)
-
-
-@pytest.mark.parametrize("head", ["any", "second"])
-def test_the_adapter_counts_passes(net: FusionModel, batch: Batch, head: str) -> None:
-    target = target_of(net, threat_of(b=0.1), head)
-    ADAPTER(variant="PGD", steps=4).perturb(target, batch)
-    assert (target.passes.forward, target.passes.backward) == (40, 40)
-    ADAPTER(variant="FGSM").perturb(target, batch)
-    assert (target.passes.forward, target.passes.backward) == (50, 50)
 
 
 def test_the_adapter_aims_at_the_joint_label(net: FusionModel, batch: Batch) -> None:

@@ -52,7 +52,7 @@ def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) 
 
 LISTED = {
     "models": ["mail", "robust-mail", "robust-mail-rpf", "concat"],
-    "attacks": ["fgsm", "pgd", "torchattacks"],
+    "attacks": ["fgsm", "pgd", "apgd", "fab", "square", "cw", "autoattack", "torchattacks", "art"],
     "defenses": ["attention-noise", "projection-filters"],
     "datasets": ["phantom", "milk10k", "mri-ct"],
     "recipes": ["phantom-mail", "milk10k-concat"],

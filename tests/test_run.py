@@ -40,7 +40,7 @@ from robustbench_med.api.threat import Budget
 from robustbench_med.config import build, read_yaml
 from robustbench_med.evaluation import Outcomes, Plan, evaluate
 from robustbench_med.files import sha256_file
-from robustbench_med.pipeline import RunConfig, prepare, run
+from robustbench_med.pipeline import RunConfig, prepare, run, run_all
 from robustbench_med.reporting import leaderboard
 from robustbench_med.reporting.record import ANY, accuracies
 
@@ -430,3 +430,40 @@ def test_python_callers_get_the_checks_of_the_command_line(weights: dict[str, Pa
     assert run(given).record["threat_model"]["budgets"]["mr"]["epsilon"] == 4 / 255
     with pytest.raises(UserError, match="modality"):
         run(config(weights, tmp_path, modality="mr"))
+
+
+@pytest.mark.parametrize("head", ["any", "all", "side"])
+def test_the_ensemble_is_the_worst_case_of_its_members(
+    head: str, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    shared = config(weights, tmp_path, "robust-mail", head=head, samples=12, batch_size=5)
+    *members, ensemble = run_all(replace(shared, attack="fgsm, pgd,uniform-noise"))
+    assert [m.record["attack"]["name"] for m in members] == ["fgsm", "pgd", "uniform-noise"]
+    assert members[1].record["attack"]["steps"] == 3
+    key = ensemble.record["headline"]
+    assert ensemble.accuracy[key].robust.value <= min(m.accuracy[key].robust.value for m in members)
+    assert ensemble.accuracy[key].clean == members[0].accuracy[key].clean
+    assert ensemble.record["members"] == [m.record["run"] for m in members]
+    assert [row["run"] for row in rows(ensemble.leaderboard)][-1] == ensemble.record["run"]
+    assert rows(ensemble.leaderboard)[-1]["attack"] == "ensemble (members=fgsm + pgd + uniform-noise)"
+    stored = arrays(ensemble.folder / "outcomes.npz")
+    whole = [arrays(m.folder / "outcomes.npz") for m in members]
+    for i in range(12):
+        here = stored["adversarial/side"][:, i]
+        assert any(np.array_equal(here, w["adversarial/side"][:, i]) for w in whole)
+
+
+@pytest.mark.parametrize(
+    ("attack", "options", "complaint"),
+    [
+        ("pgd,pgd", {}, "names an attack twice"),
+        ("pgd,fgsm", {"queries": 3}, "none of pgd,fgsm has the option 'queries'"),
+        ("pgd,fgms", {}, "did you mean 'fgsm'"),
+    ],
+)
+def test_bad_lists_of_attacks(
+    attack: str, options: dict[str, Any], complaint: str, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=complaint):
+        run_all(replace(config(weights, tmp_path), attack=attack, attack_options=options))
+    assert not list(tmp_path.iterdir())

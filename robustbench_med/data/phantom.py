@@ -66,8 +66,9 @@ NOISE = 0.03
 TEXTURE = 0.03
 """Largest change of intensity by tissue texture whose grain is about the size of a small lesion."""
 
-# Tuned so that a small undefended CNN gets about 94 % of the lesion types right and loses nearly all
-# of them to perturbations of 4/255: the low end is hard to tell from texture and distractors.
+# Tuned so that a small undefended net gets most lesion types right (the cards in weights/phantom say
+# how many) and loses most of them to perturbations of 4/255 (leaderboards/phantom.csv): the low end
+# is hard to tell from texture and distractors.
 LESION_CONTRAST = (0.09, 0.20)
 DISTRACTOR_CONTRAST = (-0.04, 0.04)
 DISTRACTORS = 3

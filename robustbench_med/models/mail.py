@@ -81,7 +81,7 @@ class ERLA(nn.Module):
         self.pointwise_norm = batch_norm(outputs)
         # Blocks start as their shortcuts (Goyal et al. 2017). Without that Robust-MAIL does not
         # learn: its sixth-order gates shrink the branch, batch norm scales it up again, and the
-        # gradient grows some 3000-fold from the heads to the stems.
+        # gradient explodes on its way from the heads to the stems.
         nn.init.zeros_(self.pointwise_norm.weight)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:

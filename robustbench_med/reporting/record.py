@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_med import statistics
+from robustbench_med.api.objective import Goal
 from robustbench_med.evaluation import Outcomes, Plan
 from robustbench_med.models.zoo import LoadedModel, card_model
 from robustbench_med.statistics import Estimate
@@ -40,20 +41,29 @@ def accuracies(outcomes: Outcomes, plan: Plan) -> dict[str, Accuracy]:
 
     With the goal "all" there is ALL too: the samples on which not every head is wrong.
     """
-    clean = {t: outcomes.clean[t].argmax(2) == y for t, y in outcomes.labels.items()}
-    robust = {t: outcomes.adversarial[t].argmax(2) == y for t, y in outcomes.labels.items()}
-    votes = {t: _vote(outcomes.adversarial[t]) == y for t, y in outcomes.labels.items()}
-    groups = {t: (clean[t], robust[t], votes[t]) for t in clean}
-    tables = (clean, robust, votes)
-    groups[ANY] = tuple(np.all(list(t.values()), axis=0) for t in tables)
-    if plan.goal.head == "all":
-        groups[ALL] = tuple(np.any(list(t.values()), axis=0) for t in tables)
-    return {name: _accuracy(*arrays, outcomes, plan) for name, arrays in groups.items()}
+    clean = correct(outcomes.clean, outcomes.labels, plan.goal)
+    robust = correct(outcomes.adversarial, outcomes.labels, plan.goal)
+    votes = {t: _vote(logits)[None] for t, logits in outcomes.adversarial.items()}
+    voted = _with_goals({t: votes[t] == y for t, y in outcomes.labels.items()}, plan.goal)
+    return {name: _accuracy(clean[name], robust[name], voted[name], outcomes, plan) for name in clean}
 
 
-def headline(plan: Plan) -> str:
-    """The accuracy that the attack aimed at: its goal, as a key of ``accuracies``."""
-    return {"any": ANY, "all": ALL}.get(plan.goal.head, plan.goal.head)
+def correct(
+    logits: Mapping[str, NDArray[np.float32]], labels: Mapping[str, NDArray[np.int64]], goal: Goal
+) -> dict[str, NDArray[np.bool_]]:
+    """What is right in every draw, (R, N) each: per task, under ANY, and with the goal "all" ALL."""
+    return _with_goals({t: logits[t].argmax(2) == y for t, y in labels.items()}, goal)
+
+
+def _with_goals(per_task: dict[str, NDArray[np.bool_]], goal: Goal) -> dict[str, NDArray[np.bool_]]:
+    heads = list(per_task.values())
+    combined = {ANY: np.all(heads, axis=0)} | ({ALL: np.any(heads, axis=0)} if goal.head == "all" else {})
+    return per_task | combined
+
+
+def headline(goal: Goal) -> str:
+    """The accuracy that the attack aimed at, as a key of ``accuracies``."""
+    return {"any": ANY, "all": ALL}.get(goal.head, goal.head)
 
 
 def _accuracy(
@@ -118,7 +128,7 @@ def record(
         },
         "attack": {"name": plan.name, **asdict(plan.attack), "eot": plan.eot},  # type: ignore[call-overload]
         "scoring": {"draws": plan.draws, "headline": "mean"},
-        "headline": headline(plan),
+        "headline": headline(plan.goal),
         "accuracy": {name: asdict(value) for name, value in measured.items()},
         "cost": {
             "forward_passes": outcomes.forward,
@@ -128,4 +138,27 @@ def record(
         "seed": plan.seed,
         "versions": versions(),
         "started": started,
+    }
+
+
+def ensemble_record(
+    run_id: str,
+    members: Sequence[Mapping[str, Any]],
+    measured: Mapping[str, Accuracy],
+) -> dict[str, Any]:
+    """The record of the worst case over the runs of ``members``, whose own records it names.
+
+    All that the members share (model, data, threat model, scoring) is theirs; costs are summed.
+    """
+    first, names = members[0], [m["attack"]["name"] for m in members]
+    knowledge = sorted({m["threat_model"]["knowledge"] for m in members})
+    return {
+        **first,
+        "run": run_id,
+        "config": {**first["config"], "attack": ",".join(names), "attack_options": {}},
+        "threat_model": {**first["threat_model"], "knowledge": ", ".join(knowledge)},
+        "attack": {"name": "ensemble", "members": " + ".join(names), "eot": first["attack"]["eot"]},
+        "members": [m["run"] for m in members],
+        "accuracy": {name: asdict(value) for name, value in measured.items()},
+        "cost": {key: round(sum(m["cost"][key] for m in members), 3) for key in first["cost"]},
     }

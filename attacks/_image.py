@@ -1,0 +1,295 @@
+"""The model as attack libraries know models: one image in, one row of logits out.
+
+All attacked modalities are the channels of one image, the others stay outside as context, and the
+heads become one label. What that cannot say is refused (``one_budget``). Whatever a library claims
+about success is not read: the harness checks ball and box and scores the images itself.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustbench_med.api.attack import Batch, Target
+from robustbench_med.api.errors import UserError
+from robustbench_med.api.objective import joint_labels, joint_logits
+from robustbench_med.api.seeding import derive
+from robustbench_med.api.threat import Budget, Norm
+
+# Index bits lie at 0 and 1 and are told apart at 0.5; the rest is room for rounding.
+MAX_INDEX_EPSILON = 0.49
+
+Matching = Literal["order", "index", "alone"]
+"""How images that the library hands over find the context of their sample.
+
+"order": it hands over the whole batch, as it got it. "index": one more channel carries the sample's
+number. "alone": the library gets one sample at a time, so that every image belongs to it.
+"""
+
+
+@dataclass(frozen=True)
+class Capability:
+    """What an attack of a library can express.
+
+    Attributes:
+        name: as in --attack ("torchattacks:APGD"); refusals begin with it.
+        native: what refusals point to ("apgd").
+        norms: the balls it knows.
+        sub_selects: hands the model some of the samples, or some of them several times.
+        wanders: leaves the Linf ball on its way (minimum-norm attacks, added noise), so that an
+            index channel would be lost.
+        classes: fewest classes that do not crash it.
+    """
+
+    name: str
+    native: str = "pgd"
+    norms: tuple[Norm, ...] = ("linf",)
+    sub_selects: bool = False
+    wanders: bool = False
+    classes: int = 2
+
+    def refusal(self, target: Target, reason: str, instead: str | None = None) -> UserError:
+        """The one line that says what the library cannot do and which attack can.
+
+        Args:
+            instead: by default the native one, if it knows the norms of this threat model.
+        """
+        only = {"autoattack": "linf", "square": "linf", "cw": "l2"}.get(self.native)
+        fits = only is None or all(b.norm == only for b in target.threat.budgets.values())
+        return UserError(f"{self.name} {reason}; use --attack {instead or (self.native if fits else 'pgd')}")
+
+    def one_budget(self, target: Target, batch: Batch) -> Budget:
+        """The single radius that the library can express.
+
+        Raises:
+            UserError: what the library would silently approximate, or crash on.
+        """
+        budgets = list(target.threat.budgets.values())
+        if len(set(budgets)) > 1:
+            raise self.refusal(target, "cannot give modalities their own radii")
+        if len({batch.inputs[name].shape[2:] for name in target.threat.budgets}) > 1:
+            raise self.refusal(target, "cannot attack modalities of different sizes together")
+        if target.eot > 1:
+            raise self.refusal(target, "cannot average over EOT draws")
+        if target.goal.head == "all":
+            raise self.refusal(target, "cannot aim at all heads at once")
+        if budgets[0].norm not in self.norms:
+            # Of the native attacks pgd is the one that surely knows both norms.
+            reason = f"works in {' and '.join(self.norms)}, not {budgets[0].norm}"
+            raise self.refusal(target, reason, "pgd")
+        if (budgets[0].low, budgets[0].high) != (0.0, 1.0):
+            raise self.refusal(target, "knows no box but [0, 1]")
+        if class_count(target) < self.classes:
+            reason = f"crashes with {class_count(target)} classes, it needs {self.classes}"
+            raise self.refusal(target, reason)
+        return budgets[0]
+
+    def matching(self, target: Target, batch: Batch) -> Matching:
+        """The cheapest way that gives every image the context of its own sample.
+
+        An index channel is exact only within the Linf ball, whose pixels do not share a budget: of
+        an L2 ball it would take a part wherever the attack adds noise to it.
+        """
+        budgets = target.threat.budgets
+        if not (self.sub_selects or self.wanders) or len(budgets) == len(batch.inputs):
+            return "order"
+        pixels = math.prod(batch.inputs[next(iter(budgets))].shape[2:])
+        exact = all(b.norm == "linf" and b.epsilon <= MAX_INDEX_EPSILON for b in budgets.values())
+        if exact and not self.wanders and _bits(len(batch)) <= pixels:
+            return "index"
+        return "alone"
+
+
+class OneImage(nn.Module):
+    """The model under attack, for a library.
+
+    The model itself is no sub-module: no library can change its modes, its device or its ``grad``.
+
+    Attributes:
+        device: where images belong; libraries look for it in ``parameters()``.
+    """
+
+    def __init__(self, target: Target, batch: Batch, matching: Matching) -> None:
+        super().__init__()
+        self.target, self.batch, self.matching = target, batch, matching
+        self.names = list(target.threat.budgets)
+        self.context = {n: x for n, x in batch.inputs.items() if n not in target.threat.budgets}
+        self.device = batch.inputs[self.names[0]].device
+        self.anchor = nn.Parameter(torch.zeros(1, device=self.device), requires_grad=False)
+        self.train(False)
+
+    @property
+    def classes(self) -> int:
+        """Length of a row of logits."""
+        return class_count(self.target)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B', K) of images (B', C, H, W), whichever samples these belong to."""
+        self.target.passes.forward += len(image)
+        if image.requires_grad:
+            # Libraries call view() on gradients, which convolutions return channels-last.
+            image.register_hook(torch.Tensor.contiguous)  # type: ignore[no-untyped-call]
+        image = image.to(self.anchor.dtype)  # NumPy turns the images of some libraries into doubles
+        inputs = {**self._context_of(image), **self._parts(image)}
+        logits: dict[str, Tensor] = self.target.model(inputs)
+        head = self.target.goal.head
+        row = joint_logits(logits) if head == "any" else logits[head]
+        if row.requires_grad:
+            row.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
+        return row
+
+    def label(self) -> Tensor:
+        """The label (B,) of each sample; that of the heads' product where any head may fall."""
+        head, labels = self.target.goal.head, self.batch.labels
+        return joint_labels(labels, self.target.model.classes) if head == "any" else labels[head]
+
+    def join(self) -> Tensor:
+        """The attacked modalities as channels of one image (B, C, H, W), and the index if needed."""
+        image = torch.cat([self.batch.inputs[name] for name in self.names], 1)
+        if self.matching == "index":
+            image = torch.cat([image, self._index_channel()], 1)
+        return image.contiguous()
+
+    def split(self, image: Tensor) -> dict[str, Tensor]:
+        """Images of all samples as modalities, laid out in memory as the clean ones are."""
+        parts = self._parts(image.detach())
+        return {n: torch.empty_like(self.batch.inputs[n]).copy_(x) for n, x in parts.items()}
+
+    def _parts(self, image: Tensor) -> dict[str, Tensor]:
+        counts = [self.batch.inputs[name].shape[1] for name in self.names]
+        return dict(zip(self.names, torch.split(image[:, : sum(counts)], counts, 1), strict=True))
+
+    def _context_of(self, image: Tensor) -> dict[str, Tensor]:
+        if self.matching == "index":
+            index = self._index_of(image)
+            return {name: x[index] for name, x in self.context.items()}
+        if self.matching == "alone":
+            return {name: x.expand(len(image), *x.shape[1:]) for name, x in self.context.items()}
+        if self.context and len(image) != len(self.batch):
+            raise UserError(
+                f"the library hands the model {len(image)} images of a batch of {len(self.batch)}, so no "
+                "modality can be left out; use --attack pgd"
+            )
+        return self.context
+
+    def _index_channel(self) -> Tensor:
+        """The number of each sample as bits at 0 and 1 in the first pixels of a channel."""
+        like = self.batch.inputs[self.names[0]]
+        channel = like.new_zeros(len(like), 1, *like.shape[2:])
+        powers = 2 ** torch.arange(_bits(len(like)), device=like.device)
+        numbers = torch.arange(len(like), device=like.device)
+        channel.flatten(1)[:, : len(powers)] = ((numbers[:, None] & powers) > 0).to(like)
+        return channel
+
+    def _index_of(self, image: Tensor) -> Tensor:
+        powers = 2 ** torch.arange(_bits(len(self.batch)), device=image.device)
+        bits = image[:, -1].detach().flatten(1)[:, : len(powers)] > 0.5
+        # ART looks at an image of ones before it starts, whose number no sample has.
+        return (bits * powers).sum(1).clamp_max(len(self.batch) - 1)
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.target.passes.backward += len(gradient)
+
+
+def class_count(target: Target) -> int:
+    """Classes of the one head that a library sees."""
+    classes, head = target.model.classes, target.goal.head
+    return math.prod(classes.values()) if head == "any" else classes[head]
+
+
+def attack_as_one_image(
+    attack: Callable[[OneImage, Budget, int], Tensor], capability: Capability, target: Target, batch: Batch
+) -> dict[str, Tensor]:
+    """Let a library attack the batch.
+
+    Args:
+        attack: given the model, the budget and a seed, returns images (B, C, H, W) for
+            ``model.join()``.
+
+    Raises:
+        UserError: see ``Capability.one_budget``.
+    """
+    budget = capability.one_budget(target, batch)
+    if budget.epsilon == 0:  # where libraries divide by zero
+        return dict(batch.inputs)
+    matching = capability.matching(target, batch)
+    numbers = torch.arange(len(batch))[:, None]
+    parts = [batch.take(number) for number in numbers] if matching == "alone" else [batch]
+    found = []
+    for part in parts:
+        model = OneImage(target, part, matching)
+        seed = derive(target.seed, capability.name.partition(":")[0], *part.ids)
+        with isolated(seed, model.device):
+            found.append(model.split(attack(model, budget, seed)))
+    return {**batch.inputs, **{name: torch.cat([f[name] for f in found]) for name in found[0]}}
+
+
+@contextmanager
+def isolated(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed every global generator that a library may draw from, and put all back afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices), torch.enable_grad():
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+
+
+def square_fits(target: Target, batch: Batch, p: float) -> bool:
+    """Whether the Square attack of torchattacks and pyautoattack can place its windows.
+
+    Found by experiment: windows larger than the image lose a side or crash; the tiles that the L2
+    attack starts from are a fifth of the height and must not run over an edge.
+
+    Args:
+        p: share of the pixels in the first and largest window.
+    """
+    budget = next(iter(target.threat.budgets.values()))
+    height, width = image_size(target, batch)
+    window = round(math.sqrt(p * height * width))
+    if budget.norm == "linf":
+        return window <= min(height, width)
+    tile = height // 5
+    if tile == 0 or (max(window, 3) | 1) > min(height, width):
+        return False
+    border = (height - 5 * tile) // 2
+    return tile == 1 or all(border + side // tile * tile <= side for side in (height, width))
+
+
+def image_size(target: Target, batch: Batch) -> tuple[int, int]:
+    """Height and width of the attacked modalities."""
+    height, width = batch.inputs[next(iter(target.threat.budgets))].shape[2:]
+    return height, width
+
+
+def extra_missing(extra: str) -> UserError:
+    """The error for a library that is not installed with this package by default."""
+    return UserError(f"--attack {extra} needs an extra: pip install robustbench-med[{extra}]")
+
+
+def check_options(name: str, accepted: Collection[str], given: Collection[str]) -> None:
+    """Refuse arguments that the library's class does not take (or that are not the user's to set).
+
+    Raises:
+        UserError: the first such argument.
+    """
+    for option in given:
+        if option not in accepted:
+            raise UserError(f"{name} has no option {option!r}; drop it")
+
+
+def _bits(count: int) -> int:
+    return max(1, (count - 1).bit_length())

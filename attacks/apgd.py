@@ -1,0 +1,228 @@
+"""Auto-PGD (Croce & Hein 2020, arXiv:2003.01690) on any number of modalities, heads and draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target, take
+from robustbench_med.api.errors import UserError
+from robustbench_med.api.objective import Loss, loss_by_name, targeted_dlr
+from robustbench_med.api.registry import unknown
+
+MOMENTUM = 0.75  # alpha of the paper's eq. 1
+TARGETED = "targeted-dlr"
+VARIANTS = {"ce": "cross-entropy", "dlr": "dlr", "t": TARGETED}
+
+
+@dataclass(frozen=True)
+class APGD(Attack):
+    """Ascent with momentum whose step size halves by itself, per sample.
+
+    ``apgd:ce``, ``apgd:dlr`` and ``apgd:t`` are the three of AutoAttack.
+
+    Attributes:
+        steps: iterations of each start; the checkpoints of the step size follow from it.
+        restarts: starts on the surface of the ball; each goes on with the samples that still stand.
+        loss: "cross-entropy", "dlr", "margin", or "targeted-dlr" (one run for each target).
+        targets: most wrong classes to aim at with "targeted-dlr", those of the highest logits first.
+        rho: share of steps that must raise the loss for the step size to stay.
+    """
+
+    steps: int = 100
+    restarts: int = 1
+    loss: str = "cross-entropy"
+    targets: int = 9
+    rho: float = 0.75
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.restarts, self.targets) < 1:
+            raise UserError("apgd: steps, restarts and targets must be 1 or more")
+        if not 0 < self.rho <= 1:
+            raise UserError(f"apgd: rho is {self.rho:g}; it must be above 0 and at most 1")
+        if self.loss != TARGETED:
+            loss_by_name(self.loss)
+
+    @classmethod
+    def variant_of(cls, variant: str) -> dict[str, str]:
+        if variant not in VARIANTS:
+            raise unknown("apgd variant", variant, VARIANTS)
+        return {"loss": VARIANTS[variant]}
+
+    def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
+        targeted = self.loss == TARGETED
+        loss = targeted_dlr if targeted else loss_by_name(self.loss)
+        # Losses of different targets do not compare; their margins do.
+        best = Best(batch, target, by="margin" if targeted else "loss")
+        aims: list[tuple[Tensor, ...]] = [()]
+        if targeted:
+            aims = target.goal.candidates(target.scores(batch.inputs), batch.labels, self.targets)
+        for restart in range(self.restarts):
+            for number, aim in enumerate(aims):
+                index = best.standing()
+                if len(index) == 0:
+                    return best.inputs
+                start = restart * len(aims) + number
+                _Climb(self, target, batch, loss, best, index, aim).run(start)
+        return best.inputs
+
+
+class _Climb:
+    """One start on the samples at ``index``: their iterates, and what each one's step size needs.
+
+    A sample that is done leaves (see ``Best.unfinished``); the rest is attacked on.
+    """
+
+    def __init__(
+        self,
+        attack: APGD,
+        target: Target,
+        batch: Batch,
+        loss: Loss,
+        best: Best,
+        index: Tensor,
+        aim: Sequence[Tensor],
+    ) -> None:
+        self.attack, self.target, self.loss, self.best = attack, target, loss, best
+        self.batch = batch.take(index)
+        self.index, self.aim = index, tuple(t[index] for t in aim)
+        self.checkpoints = checkpoints(attack.steps)
+
+    def run(self, start: int) -> None:
+        target, batch = self.target, self.batch
+        now: Mapping[str, Tensor] = target.threat.surface_start(batch.inputs, batch.ids, target.seed, start)
+        seen = self._look(now)
+        self.state = _State.at(now, seen)
+        self._drop_finished()
+        for step in range(1, self.attack.steps + 1):
+            if len(self.index) == 0:
+                return
+            self._step(first=step == 1, last=step == self.attack.steps)
+            if step in self.checkpoints:
+                self.state.adapt(self.attack.rho, step - self.checkpoints[step])
+
+    def _look(self, inputs: Mapping[str, Tensor], gradient: bool = True) -> Evaluation:
+        seen = self.target.evaluate(inputs, self.batch.labels, self.loss, gradient, self.aim)
+        self.best.update(self.index, inputs, seen)
+        return seen
+
+    def _step(self, first: bool, last: bool) -> None:
+        state, clean, threat = self.state, self.batch.inputs, self.target.threat
+        moved = dict(clean)
+        for name, budget in threat.budgets.items():
+            here, step = state.now[name], 2 * budget.epsilon * state.factor.view(-1, 1, 1, 1)
+            ahead = budget.project(budget.ascend(here, state.gradients[name], step), clean[name])
+            if not first:
+                momentum = (1 - MOMENTUM) * (here - state.before[name])
+                ahead = budget.project(here + MOMENTUM * (ahead - here) + momentum, clean[name])
+            moved[name] = ahead
+        # Nothing will climb the last gradient.
+        state.move(moved, self._look(moved, gradient=not last))
+        self._drop_finished()
+
+    def _drop_finished(self) -> None:
+        unfinished = self.best.unfinished(self.index)
+        if unfinished.all():
+            return
+        still = torch.nonzero(unfinished).squeeze(1)
+        self.index, self.batch = self.index[still], self.batch.take(still)
+        self.aim = tuple(t[still] for t in self.aim)
+        self.state = self.state.take(still)
+
+
+@dataclass
+class _State:
+    """Iterates of B samples and what decides their step sizes.
+
+    Attributes:
+        now, before: the last two iterates; gradients: at ``now``.
+        top, top_gradients: the iterate of the highest loss, where a halved step goes on.
+        factor: (B,) share of the first step size, 2 epsilon.
+        loss, top_loss: (B,) of ``now`` and ``top``; rises: (B,) since the last checkpoint.
+        halved, top_loss_then: (B,) at the last checkpoint.
+    """
+
+    now: Mapping[str, Tensor]
+    before: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
+    top: Mapping[str, Tensor]
+    top_gradients: Mapping[str, Tensor]
+    factor: Tensor
+    loss: Tensor
+    top_loss: Tensor
+    rises: Tensor
+    halved: Tensor
+    top_loss_then: Tensor
+
+    @classmethod
+    def at(cls, start: Mapping[str, Tensor], seen: Evaluation) -> _State:
+        zeros = torch.zeros_like(seen.loss)
+        # Every sample counts as just halved, so that the first checkpoint judges by rises alone.
+        return cls(
+            now=start,
+            before=start,
+            gradients=seen.gradients,
+            top=start,
+            top_gradients=seen.gradients,
+            factor=zeros + 1,
+            loss=seen.loss,
+            top_loss=seen.loss,
+            rises=zeros,
+            halved=torch.ones_like(zeros, dtype=torch.bool),
+            top_loss_then=seen.loss,
+        )
+
+    def move(self, inputs: Mapping[str, Tensor], seen: Evaluation) -> None:
+        """Go to the next iterates; without gradients there is no further step."""
+        self.before, self.now = self.now, inputs
+        self.rises = self.rises + (seen.loss > self.loss)
+        higher, self.loss = seen.loss > self.top_loss, seen.loss
+        self.top_loss = torch.where(higher, seen.loss, self.top_loss)
+        if not seen.gradients:
+            return
+        self.gradients = seen.gradients
+        self.top = _where(higher, inputs, self.top)
+        self.top_gradients = _where(higher, seen.gradients, self.top_gradients)
+
+    def adapt(self, rho: float, period: int) -> None:
+        """Halve where the steps since the last checkpoint did not pay, and go back to the top."""
+        stuck = ~self.halved & (self.top_loss <= self.top_loss_then)
+        self.halved = (self.rises <= rho * period) | stuck
+        self.factor = torch.where(self.halved, self.factor / 2, self.factor)
+        self.now = _where(self.halved, self.top, self.now)
+        self.gradients = _where(self.halved, self.top_gradients, self.gradients)
+        self.top_loss_then, self.rises = self.top_loss, torch.zeros_like(self.rises)
+
+    def take(self, index: Tensor) -> _State:
+        """The samples at ``index``."""
+        changed: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            changed[f.name] = value[index] if isinstance(value, Tensor) else take(value, index)
+        return replace(self, **changed)
+
+
+def checkpoints(steps: int) -> dict[int, int]:
+    """The steps at which step sizes are judged, each with the one before it (0 for the first).
+
+    22, 41, 57, 70, 80, 87, 93 and 99 of 100: periods shrink from 0.22 by 0.03 down to 0.06.
+    """
+    period, shrink, least = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
+    found, last = {}, 0
+    while last + period <= steps:
+        found[last + period] = last
+        last += period
+        period = max(period - shrink, least)
+    return found
+
+
+def _where(which: Tensor, yes: Mapping[str, Tensor], no: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``yes`` for the samples of ``which`` (B,), ``no`` for the others."""
+    shaped = which.view(-1, 1, 1, 1)
+    return {
+        name: yes[name] if yes[name] is no[name] else torch.where(shaped, yes[name], no[name]) for name in no
+    }

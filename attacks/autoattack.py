@@ -1,0 +1,72 @@
+"""AutoAttack (Croce & Hein 2020, arXiv:2003.01690): several attacks, each on what still stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from robustbench_med.api.attack import Attack, Batch, Best, Target
+from robustbench_med.api.errors import UserError
+from robustbench_med.api.objective import margin
+from robustbench_med.api.registry import unknown
+from robustbench_med.attacks.apgd import APGD
+from robustbench_med.attacks.fab import FAB
+from robustbench_med.attacks.square import Square
+from robustbench_med.attacks.transfer import Transfer
+
+CE, DLR, TARGETED = APGD(), APGD(loss="dlr"), APGD(loss="targeted-dlr")
+VERSIONS: dict[str, tuple[Attack, ...]] = {
+    "standard": (CE, TARGETED, FAB(), Square()),
+    "rand": (CE, DLR),
+    "stochastic": (CE, DLR, Square(queries=1000), Transfer()),
+}
+
+
+@dataclass(frozen=True)
+class AutoAttack(Attack):
+    """``autoattack:standard`` for deterministic models, ``:rand`` and ``:stochastic`` for random ones.
+
+    "rand" is the authors' (APGD on cross-entropy and on DLR). "stochastic" adds what masked gradients
+    cannot hide from: Square on mean scores, and the transfer attack from the twin without noise.
+    What the members find on a random model is compared by its mean margin over fresh draws, never
+    by success in one. In L2 Square is left out.
+
+    Attributes:
+        version: as above.
+        eot: draws behind each gradient of a random model, 20 in the paper; the run's when not given.
+    """
+
+    version: str = "standard"
+    eot: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.version not in VERSIONS:
+            raise unknown("autoattack version", self.version, VERSIONS)
+        if self.eot is not None and self.eot < 1:
+            raise UserError(f"autoattack: eot is {self.eot}; it must be 1 or more")
+
+    @classmethod
+    def variant_of(cls, variant: str) -> dict[str, str]:
+        if variant not in VERSIONS:
+            raise unknown("autoattack version", variant, VERSIONS)
+        return {"version": variant}
+
+    def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
+        if self.eot is not None and not target.deterministic:
+            target = replace(target, eot=self.eot)
+        best = Best(batch, target, by="margin")
+        for member in self._members(target):
+            index = best.standing()
+            if len(index) == 0:
+                break
+            part = batch.take(index)
+            found = member.perturb(target, part)
+            seen = target.evaluate(found, part.labels, margin, gradient=False)
+            best.update(index, found, seen)
+        return best.inputs
+
+    def _members(self, target: Target) -> list[Attack]:
+        """In L2 without Square, whose L2 version is not here yet."""
+        linf = all(budget.norm == "linf" for budget in target.threat.budgets.values())
+        return [member for member in VERSIONS[self.version] if linf or not isinstance(member, Square)]

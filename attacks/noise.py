@@ -1,0 +1,43 @@
+"""Controls: random points of the ball. An attack that is not stronger than these is broken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from robustbench_med.api.attack import Attack, Batch, Target
+from robustbench_med.api.seeding import generator
+
+
+@dataclass(frozen=True)
+class UniformNoise(Attack):
+    """One uniform point of the ball, drawn without asking the model."""
+
+    knowledge: ClassVar[Literal["none"]] = "none"
+
+    def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
+        return target.threat.random_start(batch.inputs, batch.ids, target.seed)
+
+
+@dataclass(frozen=True)
+class GaussianNoise(Attack):
+    """White noise, projected into the ball, drawn without asking the model.
+
+    Its standard deviation is the radius in Linf, and in L2 the one whose expected length is.
+    """
+
+    knowledge: ClassVar[Literal["none"]] = "none"
+
+    def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
+        noisy = dict(batch.inputs)
+        for name, budget in target.threat.budgets.items():
+            clean = batch.inputs[name]
+            shape = clean.shape[1:]
+            std = budget.epsilon if budget.norm == "linf" else budget.epsilon / shape.numel() ** 0.5
+            streams = [generator(target.seed, "gaussian", sample, name) for sample in batch.ids]
+            noise = torch.stack([torch.randn(shape, generator=stream) for stream in streams])
+            noisy[name] = budget.project(clean + std * noise.to(clean), clean)
+        return noisy

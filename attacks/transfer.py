@@ -1,0 +1,90 @@
+"""Transfer attack: adversarial inputs of a surrogate, handed to the model (Liu et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from robustbench_med import load_model
+from robustbench_med.api.attack import Attack, Batch, Target
+from robustbench_med.api.errors import UserError
+from robustbench_med.api.model import FusionModel
+from robustbench_med.attacks.apgd import APGD
+
+TWIN = "twin"
+
+
+class _Surrogate(Target):
+    """A target that is never done: inputs just beyond its boundary do not transfer."""
+
+    @property
+    def deterministic(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Transfer(Attack):
+    """APGD on a surrogate; the model itself is never asked.
+
+    Attributes:
+        surrogate: "twin" is the same network with its randomness switched off; anything else is
+            the name of a trained model.
+        dataset: what a named surrogate was trained on.
+        weights: of a named surrogate; those that ship when not given.
+        steps, loss: of APGD.
+    """
+
+    knowledge: ClassVar[Literal["transfer"]] = "transfer"
+
+    surrogate: str = TWIN
+    dataset: str = "phantom"
+    weights: str | None = None
+    steps: int = 100
+    loss: str = "cross-entropy"
+
+    def __post_init__(self) -> None:
+        APGD(steps=self.steps, loss=self.loss)
+        if self.surrogate == TWIN and self.weights is not None:
+            raise UserError(
+                "transfer: the twin has the model's own weights; name a surrogate or drop weights"
+            )
+
+    def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
+        if self.surrogate == TWIN:
+            with _noise_off(target.model):
+                return self._climb(_on(target, target.model, 1), batch)
+        surrogate = _named(self.surrogate, self.dataset, self.weights)
+        if (surrogate.channels, surrogate.classes) != (target.model.channels, target.model.classes):
+            raise UserError(
+                f"transfer: {self.surrogate} on {self.dataset} has other modalities or heads than the model"
+            )
+        device = next(iter(batch.inputs.values())).device
+        return self._climb(_on(target, surrogate.to(device), target.eot), batch)
+
+    def _climb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = APGD(steps=self.steps, loss=self.loss).perturb(target, batch)
+        return found
+
+
+def _on(target: Target, model: FusionModel, eot: int) -> Target:
+    return _Surrogate(model, target.threat, target.goal, eot, target.seed, target.passes)
+
+
+@contextmanager
+def _noise_off(model: FusionModel) -> Iterator[None]:
+    scale, model.noise.scale = model.noise.scale, 0.0
+    try:
+        yield
+    finally:
+        model.noise.scale = scale
+
+
+@lru_cache(maxsize=1)
+def _named(name: str, dataset: str, weights: str | None) -> FusionModel:
+    """The surrogate, loaded once for all batches of a run."""
+    return load_model(name, dataset, weights).model.requires_grad_(False)

@@ -1,0 +1,295 @@
+"""APGD, Square, transfer and AutoAttack: closed forms, few classes, several heads, random models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_attacks import linear_case
+from tiny import (
+    ATTACKS,
+    CHANNELS,
+    CLASSES,
+    CoinFlip,
+    ConvNet,
+    RandomNet,
+    batch_of,
+    labelled_by,
+    plan_of,
+    random_split,
+    seeded,
+    split_of,
+    target_of,
+    threat_of,
+)
+from torch import Tensor
+
+from robustbench_med.api.attack import Attack, Batch, Target
+from robustbench_med.api.errors import UserError
+from robustbench_med.api.objective import (
+    Goal,
+    Loss,
+    difference,
+    dlr,
+    joint_labels,
+    joint_logits,
+    margin,
+    targeted_dlr,
+)
+from robustbench_med.api.threat import Norm
+from robustbench_med.attacks import autoattack
+from robustbench_med.attacks.apgd import APGD, checkpoints
+from robustbench_med.attacks.autoattack import AutoAttack
+from robustbench_med.attacks.square import Square
+from robustbench_med.attacks.transfer import Transfer
+from robustbench_med.evaluation import evaluate
+from robustbench_med.reporting.record import accuracies
+
+LOGITS = torch.tensor([[5.0, 1.0, 3.0, 2.0, 0.0], [0.0, 4.0, 3.0, 1.0, 2.0]])
+LABELS = torch.tensor([0, 0])
+
+
+def test_checkpoints_of_the_paper() -> None:
+    assert list(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert list(checkpoints(1)) == [1]
+
+
+def test_losses_by_hand() -> None:
+    """Croce & Hein 2020, equations 6 and 7, with the sign that an attacker raises."""
+    assert dlr(LOGITS, LABELS).tolist() == pytest.approx([-2 / 3, 4 / 2])
+    targets = torch.tensor([3, 2])
+    assert difference(LOGITS, LABELS, targets).tolist() == [-3.0, 3.0]
+    assert targeted_dlr(LOGITS, LABELS, targets).tolist() == pytest.approx([-3 / 3.5, 3 / 2.5])
+
+
+@pytest.mark.parametrize(("loss", "least"), [(dlr, 3), (targeted_dlr, 4)])
+def test_losses_of_few_classes_are_plain_margins(loss: Loss, least: int) -> None:
+    targets = (torch.tensor([1, 1]),) if loss is targeted_dlr else ()
+    plain = difference if targets else margin
+    for classes in (2, 3, 4, 5):
+        few = LOGITS[:, :classes]
+        same = torch.equal(loss(few, LABELS, *targets), plain(few, LABELS, *targets))
+        assert same == (classes < least)
+
+
+@pytest.mark.parametrize("scale", [0.1, 20.0, 500.0])
+def test_scale_does_not_matter_to_dlr(scale: float) -> None:
+    torch.testing.assert_close(dlr(scale * LOGITS, LABELS), dlr(LOGITS, LABELS))
+
+
+def test_heads_as_one() -> None:
+    logits = {"first": LOGITS[:, :2], "second": LOGITS[:, 2:]}
+    labels = {"first": torch.tensor([0, 1]), "second": torch.tensor([2, 0])}
+    z, y = joint_logits(logits), joint_labels(labels, {"first": 2, "second": 3})
+    assert z.shape == (2, 6)
+    assert y.tolist() == [2, 3]
+    assert z[0, 2] == logits["first"][0, 0] + logits["second"][0, 2]
+    # The joint margin is the largest of the heads' margins, which Goal uses in its place.
+    torch.testing.assert_close(margin(z, y), Goal().loss(margin, logits, labels))
+
+
+def test_too_many_heads_to_combine() -> None:
+    logits = {str(i): torch.zeros(1, 4) for i in range(7)}
+    labels = {str(i): torch.zeros(1, dtype=torch.long) for i in range(7)}
+    with pytest.raises(UserError, match="7 heads have 16384 combinations"):
+        Goal().loss(dlr, logits, labels)
+    assert Goal().loss(margin, logits, labels) == 0
+
+
+def test_targets_by_falling_logit() -> None:
+    logits = {"first": LOGITS, "second": LOGITS[:, :2]}
+    labels = {"first": LABELS, "second": LABELS}
+    one = Goal("first").candidates(logits, labels, 9)
+    assert [t[0].tolist() for t in one] == [[2, 1], [3, 2], [1, 4], [4, 3]]
+    both = Goal("all").candidates(logits, labels, 2)
+    assert [[t.tolist() for t in aims] for aims in both] == [[[2, 1], [1, 1]], [[3, 2], [1, 1]]]
+    assert len(Goal().candidates(logits, labels, 99)) == 9
+    assert len(Goal().candidates(logits, labels, 3)) == 3
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("loss", ["cross-entropy", "dlr", "margin", "targeted-dlr"])
+def test_apgd_reaches_the_exact_robust_accuracy(norm: Norm, loss: str) -> None:
+    """Two modalities with radii of their own; APGD stops at the goal, so only who falls is compared."""
+    model, batch, worst, epsilons = linear_case(norm)
+    found = APGD(steps=50, loss=loss).perturb(target_of(model, threat_of(norm, **epsilons)), batch)
+    sure = worst.abs() > 1e-4
+    right = model(found)["first"].argmax(1) == batch.labels["first"]
+    assert torch.equal(right[sure], worst[sure] > 0)
+
+
+def test_square_reaches_the_exact_robust_accuracy() -> None:
+    model, batch, worst, epsilons = linear_case("linf")
+    found = Square(queries=1500).perturb(target_of(model, threat_of("linf", **epsilons)), batch)
+    right = model(found)["first"].argmax(1) == batch.labels["first"]
+    assert (right >= (worst > 0)).all()
+    assert right.float().mean().item() == pytest.approx((worst > 0).float().mean().item(), abs=0.05)
+
+
+def test_square_refuses_l2() -> None:
+    model, batch, _, _ = linear_case("l2", 4)
+    with pytest.raises(UserError, match="square works in linf"):
+        Square(queries=1).perturb(target_of(model, threat_of("l2", a=0.1)), batch)
+
+
+@pytest.mark.parametrize("attack", [APGD(steps=12, loss="dlr"), Square(queries=80)], ids=["apgd", "square"])
+def test_a_sample_alone_falls_as_in_company(attack: Attack) -> None:
+    net = seeded(ConvNet, CHANNELS, CLASSES)
+    batch, threat = batch_of(labelled_by(net, random_split(10))), threat_of(a=0.03, b=0.05)
+    whole = attack.perturb(target_of(net, threat), batch)
+    for i in (0, 7):
+        alone = attack.perturb(target_of(net, threat), batch.take(torch.tensor([i])))
+        for name in CHANNELS:
+            torch.testing.assert_close(alone[name][0], whole[name][i], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 8])
+@pytest.mark.parametrize("version", autoattack.VERSIONS)
+def test_few_classes(classes: int, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official package crashes at 2 (rand) and at 3, 4 and 8 classes (standard)."""
+    quick(monkeypatch)
+    net = seeded(ConvNet, CHANNELS, {"first": classes})
+    split = labelled_by(net, random_split(6, {"first": classes}))
+    target, batch = target_of(net, threat_of(a=0.05, b=0.05)), batch_of(split)
+    found = AutoAttack(version=version).perturb(target, batch)
+    target.threat.check(found, batch.inputs, version)
+    assert (net(found)["first"].argmax(1) != batch.labels["first"]).any()
+
+
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same members with fewer steps."""
+    short: dict[str, Mapping[str, Any]] = {
+        "APGD": {"steps": 5},
+        "FAB": {"steps": 5},
+        "Square": {"queries": 20},
+        "Transfer": {"steps": 5},
+    }
+    for version, members in autoattack.VERSIONS.items():
+        cut = tuple(type(m)(**{**vars(m), **short[type(m).__name__]}) for m in members)
+        monkeypatch.setitem(autoattack.VERSIONS, version, cut)
+
+
+@pytest.mark.parametrize("head", ["any", "all", "first", "second"])
+def test_autoattack_is_no_weaker_than_any_member(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick(monkeypatch)
+    net = seeded(ConvNet, CHANNELS, CLASSES)
+    batch, threat = batch_of(labelled_by(net, random_split(12))), threat_of(a=0.02, b=0.04)
+
+    def fallen(attack: Attack) -> Tensor:
+        found = attack.perturb(target_of(net, threat, head), batch)
+        return Goal(head).success(net(found), batch.labels) > 0
+
+    whole = fallen(AutoAttack())
+    members = [fallen(member) for member in autoattack.VERSIONS["standard"]]
+    for member in members:
+        assert (whole >= member).all()
+    assert torch.stack(members).any(0).float().mean() <= whole.float().mean()
+
+
+def test_l2_goes_without_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick(monkeypatch)
+    model, batch, worst, epsilons = linear_case("l2", 10)
+    found = AutoAttack().perturb(target_of(model, threat_of("l2", **epsilons)), batch)
+    right = model(found)["first"].argmax(1) == batch.labels["first"]
+    assert (right >= (worst > 0)).all()
+    assert not right.all()
+
+
+def test_members_work_on_what_still_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    met: list[tuple[str, ...]] = []
+
+    class Spy(Attack):
+        """Breaks the first sample it is given."""
+
+        def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
+            met.append(batch.ids)
+            worst = APGD(steps=30).perturb(target, batch)
+            first = torch.arange(len(batch)) == 0
+            return {n: torch.where(first.view(-1, 1, 1, 1), worst[n], x) for n, x in batch.inputs.items()}
+
+    monkeypatch.setitem(autoattack.VERSIONS, "standard", (Spy(), Spy(), Spy()))
+    net = seeded(ConvNet, CHANNELS, CLASSES)
+    batch = batch_of(labelled_by(net, random_split(2)))
+    AutoAttack().perturb(target_of(net, threat_of(a=0.5, b=0.5)), batch)
+    assert met == [("s0", "s1"), ("s1",)]
+
+
+@pytest.mark.parametrize("version", ["rand", "stochastic"])
+def test_the_coin_flip_model_scores_90_percent(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right in 90 % of draws whatever the input (epsilon 1e-9): success in one draw is no success."""
+    quick(monkeypatch)
+    pixels = np.where(np.arange(200) % 2, 0.75, 0.25).astype(np.float32)
+    images = {
+        "a": np.broadcast_to(pixels[:, None, None, None], (200, 1, 6, 8)).copy(),
+        "b": np.zeros((200, 2, 4, 4), np.float32),
+    }
+    split = split_of(images, {"first": np.arange(200) % 2}, {"first": 2})
+    plan = plan_of(seeded(CoinFlip), split, AutoAttack(version=version, eot=4), threat_of(a=1e-9))
+    outcomes = evaluate(plan, tmp_path, lambda _: None)
+    robust = accuracies(outcomes, plan)["first"].robust
+    assert robust.low <= 0.9 <= robust.high
+    assert robust.high - robust.low < 0.06
+
+
+def test_the_twin_has_no_noise_and_gets_it_back() -> None:
+    net = seeded(RandomNet, CHANNELS, CLASSES)
+    batch, threat = batch_of(labelled_by(net, random_split(8))), threat_of(a=0.1, b=0.1)
+    net.noise.reseed(1)
+    found = Transfer(steps=5).perturb(target_of(net, threat, eot=3), batch)
+    assert net.noise.scale == 1
+    twin = seeded(ConvNet, CHANNELS, CLASSES)
+    twin.load_state_dict(net.state_dict())
+    expected = Transfer(steps=5).perturb(target_of(twin, threat), batch)
+    for name in CHANNELS:
+        torch.testing.assert_close(found[name], expected[name])
+
+
+def test_transfer_asks_the_surrogate_alone() -> None:
+    net = seeded(RandomNet, CHANNELS, CLASSES)
+    batch = batch_of(labelled_by(net, random_split(8)))
+    target = target_of(net, threat_of(a=0.1, b=0.1), eot=3)
+    Transfer(steps=5).perturb(target, batch)
+    assert (target.passes.forward, target.passes.backward) == (8 * 6, 8 * 5)
+    with pytest.raises(UserError, match="has other modalities or heads"):
+        Transfer(surrogate="concat").perturb(target, batch)
+    with pytest.raises(UserError, match="name a surrogate or drop weights"):
+        Transfer(weights="x.safetensors")
+
+
+@pytest.mark.parametrize("name", ["uniform-noise", "gaussian-noise"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_controls_fill_the_ball_without_asking_the_model(name: str, norm: Norm) -> None:
+    net = seeded(ConvNet, CHANNELS, CLASSES)
+    batch, threat = batch_of(random_split(8)), threat_of(norm, a=0.1)
+    target = target_of(net, threat)
+    found = ATTACKS.get(name)().perturb(target, batch)
+    threat.check(found, batch.inputs, name)
+    lengths = (found["a"] - batch.inputs["a"]).flatten(1)
+    reached = lengths.abs().amax(1) if norm == "linf" else lengths.norm(dim=1)
+    assert (reached > 0.06).all()
+    assert (target.passes.forward, target.passes.backward) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("attack", "options", "complaint"),
+    [
+        ("apgd", {"steps": 0}, "1 or more"),
+        ("apgd", {"rho": 0.0}, "rho is 0"),
+        ("apgd", {"loss": "dir"}, "did you mean 'dlr'"),
+        ("square", {"queries": 0}, "queries must be 1"),
+        ("square", {"p": 1.5}, "at most 1"),
+        ("mi-fgsm", {"steps": 0}, "1 or more"),
+        ("mi-fgsm", {"step_size": -1.0}, "must be positive"),
+        ("autoattack", {"version": "standart"}, "did you mean 'standard'"),
+        ("autoattack", {"eot": 0}, "eot is 0"),
+    ],
+)
+def test_bad_options(attack: str, options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        ATTACKS.get(attack)(**options)
