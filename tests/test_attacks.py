@@ -69,6 +69,7 @@ SHELF = [
     Shelf("pgd", {"steps": 6, "random_start": False, "keep": "last"}),
     Shelf("apgd", {"steps": 8}, random_start=True),
     Shelf("apgd", {"steps": 8, "loss": "targeted-dlr", "targets": 2}, random_start=True),
+    Shelf("fab", {"steps": 10}),
     Shelf("mi-fgsm", {"steps": 6}),
     Shelf("square", {"queries": 200}, ("linf",), gradient=False, random_start=True, one_head=True),
     Shelf("transfer", {"steps": 6}, random_start=True),
