@@ -11,7 +11,7 @@ from torch import Tensor
 from robustbench_med.api.attack import Attack, Batch, Best, Target
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.objective import margin
-from robustbench_med.attacks.fab import Space
+from robustbench_med.attacks._space import Space
 
 # The range of the tanh is this share of the box wider than the box on either side, and cut off there.
 # The slope of the tanh at a pixel of exactly 0 or 1 is then not 0, and black backgrounds can move.

@@ -1,183 +1,25 @@
 """Fast adaptive boundary attack (FAB-T, Croce & Hein 2020) on any number of modalities and heads.
 
-Perturbations are vectors in units of each modality's radius. The threat model, a product of balls, is
-then the unit ball of one norm, the largest of the modalities' lengths, and that norm is what FAB
-minimises here. (The L2 length of the whole vector would be the wrong norm for modalities with L2 radii
-of their own: its closest point favours one modality and leaves the radius of another unused, and
-shrinking it into the balls loses success. With one modality, or with Linf, nothing differs.)
+It minimises the largest of the modalities' lengths in units of their radii (see ``_space.py``), the norm
+whose unit ball is the threat model. (The L2 length of the whole vector would be the wrong norm for
+modalities with L2 radii of their own: its closest point favours one modality and leaves the radius
+of another unused, and shrinking it into the balls loses success. With one modality, or with Linf,
+nothing differs.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target, take
+from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.objective import difference, margin
-from robustbench_med.api.threat import Budget, ThreatModel
-
-# Newton's method below ends after 3 to 8 rounds; an end is needed for inputs made to defeat it.
-ROUNDS = 50
-# Of the distance to a hyperplane, what float32 need not resolve.
-PRECISION = 1e-6
-# Stands for "further than any box"; unlike infinity it gives 0 when multiplied by 0.
-FAR = 1e30
-
-
-@dataclass(frozen=True)
-class Space:
-    """The perturbations of a batch as vectors (B, N), in units of each modality's radius.
-
-    Attributes:
-        budgets: of the modalities with a positive radius; the others cannot move.
-        clean: all modalities of the batch.
-        low, high: the box of each vector's coordinates, (B, N).
-    """
-
-    budgets: Mapping[str, Budget]
-    clean: Mapping[str, Tensor]
-    low: Tensor
-    high: Tensor
-
-    @classmethod
-    def around(cls, clean: Mapping[str, Tensor], threat: ThreatModel) -> Space | None:
-        """The space of what ``threat`` lets move; None if that is nothing."""
-        budgets = {name: budget for name, budget in threat.budgets.items() if budget.epsilon > 0}
-        if not budgets:
-            return None
-        low = [((b.low - clean[n]) / b.epsilon).flatten(1) for n, b in budgets.items()]
-        high = [((b.high - clean[n]) / b.epsilon).flatten(1) for n, b in budgets.items()]
-        return cls(budgets, clean, torch.cat(low, 1), torch.cat(high, 1))
-
-    def take(self, index: Tensor) -> Space:
-        """The space of the samples at ``index``."""
-        return Space(self.budgets, take(self.clean, index), self.low[index], self.high[index])
-
-    def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
-        """The part (B, pixels) of every modality that can move."""
-        parts: tuple[Tensor, ...] = torch.split(
-            vectors, [self.clean[n].shape[1:].numel() for n in self.budgets], 1
-        )
-        return parts
-
-    def inputs(self, vectors: Tensor) -> dict[str, Tensor]:
-        """All modalities, moved by ``vectors``."""
-        moved = dict(self.clean)
-        for (name, budget), part in zip(self.budgets.items(), self.split(vectors), strict=True):
-            clean = self.clean[name]
-            moved[name] = (clean + budget.epsilon * part.view_as(clean)).clamp_(budget.low, budget.high)
-        return moved
-
-    def vectors(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The inverse of ``inputs``."""
-        parts = [(inputs[n] - self.clean[n]).flatten(1) / b.epsilon for n, b in self.budgets.items()]
-        return torch.cat(parts, 1)
-
-    def gradient(self, gradients: Mapping[str, Tensor]) -> Tensor:
-        """Gradients with respect to the inputs as one with respect to the vectors, (B, N)."""
-        parts = [gradients[name].flatten(1) * b.epsilon for name, b in self.budgets.items()]
-        return torch.cat(parts, 1)
-
-    def lengths(self, vectors: Tensor) -> Tensor:
-        """The norm of each vector (B,); the threat model is where it is 1 or less."""
-        lengths = [
-            part.abs().amax(1) if budget.norm == "linf" else torch.linalg.vector_norm(part, dim=1)
-            for budget, part in zip(self.budgets.values(), self.split(vectors), strict=True)
-        ]
-        return torch.stack(lengths).amax(0)
-
-    def towards(self, origin: Tensor, normal: Tensor, gap: Tensor) -> Tensor:
-        """The shortest move from ``origin`` (B, N), inside the box, along which a linear function rises.
-
-        Args:
-            normal: the function's gradient (B, N).
-            gap: by how much it is to rise, (B,). If the box forbids that, the move goes as far as
-                the box lets it.
-        """
-        steepest = normal.abs().amax(1).clamp_min(torch.finfo(normal.dtype).tiny)
-        sign = normal.sign() * gap.sign()[:, None]
-        room = torch.where(sign > 0, self.high - origin, origin - self.low).clamp_min_(0)
-        # Scaled so that no square below can underflow.
-        weight, goal = normal.abs() / steepest[:, None], gap.abs() / steepest
-        return sign * self._climb(weight, room, goal)
-
-    def _climb(self, weight: Tensor, room: Tensor, goal: Tensor) -> Tensor:
-        """``towards`` where all is positive: the shortest move in [0, room] that earns ``goal``."""
-        norms = [budget.norm for budget in self.budgets.values()]
-        if set(norms) == {"linf"}:
-            one = torch.ones_like(weight[:1, :1])
-            return torch.minimum(water_level(weight, one, room, goal)[:, None], room)
-        if norms == ["l2"]:
-            return torch.minimum(water_level(weight, weight, room, goal)[:, None] * weight, room)
-        return shortest_in_product(norms, self.split(weight), self.split(room), goal)
-
-
-def water_level(weight: Tensor, speed: Tensor, cap: Tensor, goal: Tensor) -> Tensor:
-    """The level t (B,) at which the sum over i of weight_i · min(t · speed_i, cap_i) reaches ``goal``.
-
-    This one equation is the dual of all projections onto a hyperplane and a box: with speed 1 it is
-    that of Linf, with speed = weight that of L2. Its left side is concave and piecewise linear in t,
-    so Newton's method from t = 0 never overshoots and ends exactly, on the right piece, after a
-    few rounds; nothing needs to be sorted.
-
-    Args:
-        weight, speed, cap: 0 or more, (B, N) or such that they broadcast.
-        goal: (B,). A goal out of reach gives a level so high that every cap is met.
-    """
-    rate = weight * speed
-    level = goal / rate.sum(1).clamp_min(torch.finfo(rate.dtype).tiny)
-    for _ in range(ROUNDS):
-        reached = torch.minimum(level[:, None] * speed, cap)
-        missing = goal - torch.linalg.vecdot(weight, reached)
-        slope = torch.where(reached < cap, rate, 0).sum(1)
-        moving = (missing > PRECISION * goal) & (slope > 0)
-        if not moving.any():
-            break
-        level = torch.where(moving, level + missing / slope, level)
-    return torch.where((slope > 0) | (missing <= PRECISION * goal), level, FAR)
-
-
-def shortest_in_product(
-    norms: Sequence[str], weights: Sequence[Tensor], rooms: Sequence[Tensor], goal: Tensor
-) -> Tensor:
-    """The move in [0, room] that earns ``goal`` (B,) with the smallest largest length of its parts.
-
-    All parts get the same length r, and each earns as much as it can with it. What they earn together
-    is concave in r: again Newton's method, never overshooting.
-
-    Args:
-        norms: "linf" or "l2", of each part.
-        weights, rooms: each part's, (B, N_part).
-    """
-    dual = [w.sum(1) if n == "linf" else w.norm(dim=1) for n, w in zip(norms, weights, strict=True)]
-    length = goal / torch.stack(dual).sum(0).clamp_min(torch.finfo(goal.dtype).tiny)
-    for _ in range(ROUNDS):
-        parts = [
-            _furthest(norm, w, room, length) for norm, w, room in zip(norms, weights, rooms, strict=True)
-        ]
-        earned = [torch.linalg.vecdot(w, move) for w, (move, _) in zip(weights, parts, strict=True)]
-        missing, slope = goal - torch.stack(earned).sum(0), torch.stack([s for _, s in parts]).sum(0)
-        moving = (missing > PRECISION * goal) & (slope > 0)
-        if not moving.any():
-            break
-        length = torch.where(moving, length + missing / slope, length)
-    return torch.cat([move for move, _ in parts], 1)
-
-
-def _furthest(norm: str, weight: Tensor, room: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """The move of ``length`` (B,) that earns most, and what it would earn per further length, (B,)."""
-    if norm == "linf":
-        move = torch.minimum(length[:, None], room)
-        return move, torch.where(move < room, weight, 0).sum(1)
-    # Moves along the gradient, min(t · weight, room); its squared length is as concave in t².
-    square = water_level(torch.ones_like(weight[:1, :1]), weight**2, room**2, length**2)
-    move = torch.minimum(square.sqrt()[:, None] * weight, room)
-    return move, torch.where(square < FAR, length / square.sqrt(), 0)
+from robustbench_med.attacks._space import Space
 
 
 class Point(NamedTuple):
@@ -315,7 +157,8 @@ class FAB(Attack):
         if restart == 0:
             return torch.zeros_like(place.low)
         number = rank * self.restarts + restart
-        return place.vectors(target.threat.random_start(part.inputs, part.ids, target.seed, number)) / 2
+        start: Tensor = place.vectors(target.threat.random_start(part.inputs, part.ids, target.seed, number))
+        return start / 2
 
     def _walk(
         self,

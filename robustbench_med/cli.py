@@ -25,7 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"robmed: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("robmed: interrupted; the same command goes on from here", file=sys.stderr)
+        goes_on = options.command in (_run, _train)
+        hint = "; the same command goes on from here" if goes_on else "; nothing was written"
+        print(f"robmed: interrupted{hint}", file=sys.stderr)
         return 130
     return 0
 

@@ -90,6 +90,10 @@ def test_ctrl_c(robmed: Robmed, monkeypatch: pytest.MonkeyPatch) -> None:
     code, lines = robmed("run", "--model", "concat", "--attack", "pgd")
     assert code == 130
     assert lines == ["robmed: interrupted; the same command goes on from here"]
+    monkeypatch.setattr("robustbench_med.data.catalog.import_dataset", interrupt)
+    code, lines = robmed("data", "import", "milk10k", "--from", ".")
+    assert code == 130
+    assert lines == ["robmed: interrupted; nothing was written"]
 
 
 def test_any_option_of_an_attack_can_be_a_flag(

@@ -32,8 +32,9 @@ from robustbench_med.api.errors import UserError
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal, margin
 from robustbench_med.api.threat import Norm
+from robustbench_med.attacks._space import Space, water_level
 from robustbench_med.attacks.cw import CW
-from robustbench_med.attacks.fab import FAB, Space, water_level
+from robustbench_med.attacks.fab import FAB
 
 # Enough for linear models.
 QUICK = CW(steps=80, search_steps=5)
