@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import multiprocessing
+import subprocess
+import sys
 from collections.abc import Sequence
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -111,3 +114,27 @@ def test_radius() -> None:
     assert leaderboard.radius("linf", 4 / 255) == "4/255"
     assert leaderboard.radius("linf", 0.5 / 255) == "0.5/255"
     assert leaderboard.radius("linf", 1e-9) == "2.55e-07/255"
+
+
+ROOT = Path(__file__).parent.parent
+PUBLISHED = sorted((ROOT / "leaderboards").glob("*.csv"))
+
+
+@pytest.mark.parametrize("board", PUBLISHED, ids=[p.stem for p in PUBLISHED])
+def test_published_rows_are_what_their_records_say(board: Path) -> None:
+    published = list(csv.DictReader(board.open(newline="")))
+    assert len(published) == 8
+    cards = [*ROOT.glob("weights/*/*.json"), *ROOT.glob("robustbench_med/weights/*/*.json")]
+    shipped = {json.loads(card.read_text())["weights"]["sha256"] for card in cards}
+    for row in published:
+        record = json.loads((ROOT / "leaderboards" / "records" / f"{row['run']}.json").read_text())
+        assert leaderboard.row(record) == row
+        assert record["model"]["weights_sha256"] in shipped, "a row of weights that are not shipped"
+        assert record["config"]["eps"] == pytest.approx(4 / 255)
+
+
+def test_the_readme_shows_the_published_table() -> None:
+    script = ROOT / "leaderboards" / "table.py"
+    printed = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert printed.stdout.count("\n") == 2 + 4 * len(PUBLISHED)
+    assert printed.stdout in (ROOT / "README.md").read_text(encoding="utf-8")
