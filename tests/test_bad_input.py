@@ -51,7 +51,7 @@ BAD_FLAGS: list[tuple[dict[str, object], str]] = [
     ({"model": "nowhere.yaml"}, "nowhere.yaml does not exist"),
     ({"model": "mail"}, "holds weights of 'concat', not 'mail'"),
     ({"attack": "pdg"}, "unknown attack 'pdg'; did you mean 'pgd'?"),
-    ({"attack": "zzz"}, "there are: fgsm, pgd"),
+    ({"attack": "zzz"}, "there are: apgd, art, autoattack"),
     ({"attack": "pgd:PGD"}, "PGD has no variants"),
     ({"attack": "torchattacks:PDG", "steps": None}, "did you mean 'PGD'?"),
     ({"attack": "torchattacks:FGSM"}, "torchattacks:FGSM has no option 'steps'"),
