@@ -1,0 +1,1 @@
+"""Speed and strength, as ratios within one run."""
