@@ -12,10 +12,12 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from tiny import write_model
+from tiny import CHANNELS, CLASSES, ConvNet, batch_of, labelled_by, random_split, seeded, write_model
 
 from robustbench_med import cli
+from robustbench_med.api.attack import Batch
 from robustbench_med.api.dataset import Split
+from robustbench_med.api.model import FusionModel
 from robustbench_med.data.phantom import Phantom
 
 Robmed = Callable[..., tuple[int, list[str]]]
@@ -32,6 +34,17 @@ def weights(tmp_path_factory: pytest.TempPathFactory, phantom: Split) -> dict[st
     folder = tmp_path_factory.mktemp("weights")
     names = ("concat", "mail", "robust-mail", "robust-mail-rpf")
     return {name: write_model(folder, name, phantom.info) for name in names}
+
+
+@pytest.fixture(scope="module")
+def net() -> FusionModel:
+    return seeded(ConvNet, CHANNELS, CLASSES)
+
+
+@pytest.fixture(scope="module")
+def batch(net: FusionModel) -> Batch:
+    """Samples that the net gets right, so that all have something to lose."""
+    return batch_of(labelled_by(net, random_split(10)))
 
 
 @pytest.fixture

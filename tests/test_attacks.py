@@ -85,17 +85,6 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def net() -> FusionModel:
-    return seeded(ConvNet, CHANNELS, CLASSES)
-
-
-@pytest.fixture(scope="module")
-def batch(net: FusionModel) -> Batch:
-    """Samples that the net gets right, so that all have something to lose."""
-    return batch_of(labelled_by(net, random_split(10)))
-
-
 def threats(shelf: Shelf, norm: Norm) -> list[ThreatModel]:
     small, large = (0.03, 0.06) if norm == "linf" else (0.2, 0.5)
     single = [threat_of(norm, a=small), threat_of(norm, b=large), threat_of(norm, b=0.0)]

@@ -46,16 +46,6 @@ KINDS: list[tuple[Attack, Norm]] = [
 ATTACK_AND_NORM = pytest.mark.parametrize(("attack", "norm"), KINDS, ids=["fab-linf", "fab-l2", "cw-l2"])
 
 
-@pytest.fixture(scope="module")
-def net() -> FusionModel:
-    return seeded(ConvNet, CHANNELS, CLASSES)
-
-
-@pytest.fixture(scope="module")
-def batch(net: FusionModel) -> Batch:
-    return batch_of(labelled_by(net, random_split(10)))
-
-
 def linear(classes: Mapping[str, int], samples: int = 30, flat: float | None = None) -> tuple[Linear, Batch]:
     """A linear model and samples it gets right, far from the box or all at the value ``flat``."""
     split = random_split(samples, classes)
