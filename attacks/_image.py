@@ -62,8 +62,8 @@ class Capability:
         Args:
             instead: by default the native one, if it knows the norms of this threat model.
         """
-        only = {"autoattack": "linf", "square": "linf", "cw": "l2"}.get(self.native)
-        fits = only is None or all(b.norm == only for b in target.threat.budgets.values())
+        norms = {budget.norm for budget in target.threat.budgets.values()}
+        fits = self.native != "cw" or norms == {"l2"}
         return UserError(f"{self.name} {reason}; use --attack {instead or (self.native if fits else 'pgd')}")
 
     def one_budget(self, target: Target, batch: Batch) -> Budget:
@@ -75,6 +75,9 @@ class Capability:
         budgets = list(target.threat.budgets.values())
         if len(set(budgets)) > 1:
             raise self.refusal(target, "cannot give modalities their own radii")
+        if len(budgets) > 1 and budgets[0].norm == "l2" and not target.threat.joint:
+            reason = "has one L2 ball for all modalities together (--norm l2-joint), not one for each"
+            raise self.refusal(target, reason)
         if len({batch.inputs[name].shape[2:] for name in target.threat.budgets}) > 1:
             raise self.refusal(target, "cannot attack modalities of different sizes together")
         if target.eot > 1:

@@ -7,7 +7,7 @@ of balls, is the unit ball of one norm: the largest of the modalities' lengths.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,12 +31,14 @@ class Space:
         budgets: of the modalities with a positive radius; the others cannot move.
         clean: all modalities of the batch.
         low, high: the box of each vector's coordinates, (B, N).
+        joint: lengths are those of the whole vector, not the largest of the modalities'.
     """
 
     budgets: Mapping[str, Budget]
     clean: Mapping[str, Tensor]
     low: Tensor
     high: Tensor
+    joint: bool = False
 
     @classmethod
     def around(cls, clean: Mapping[str, Tensor], threat: ThreatModel) -> Space | None:
@@ -46,11 +48,11 @@ class Space:
             return None
         low = [((b.low - clean[n]) / b.epsilon).flatten(1) for n, b in budgets.items()]
         high = [((b.high - clean[n]) / b.epsilon).flatten(1) for n, b in budgets.items()]
-        return cls(budgets, clean, torch.cat(low, 1), torch.cat(high, 1))
+        return cls(budgets, clean, torch.cat(low, 1), torch.cat(high, 1), threat.joint)
 
     def take(self, index: Tensor) -> Space:
         """The space of the samples at ``index``."""
-        return Space(self.budgets, take(self.clean, index), self.low[index], self.high[index])
+        return replace(self, clean=take(self.clean, index), low=self.low[index], high=self.high[index])
 
     def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
         """The part (B, pixels) of every modality that can move."""
@@ -58,6 +60,15 @@ class Space:
             vectors, [self.clean[n].shape[1:].numel() for n in self.budgets], 1
         )
         return parts
+
+    @property
+    def norms(self) -> list[str]:
+        """The norm of each block."""
+        return ["l2"] if self.joint else [budget.norm for budget in self.budgets.values()]
+
+    def blocks(self, vectors: Tensor) -> tuple[Tensor, ...]:
+        """The parts (B, N_part) whose lengths count: the modalities', or all in one."""
+        return (vectors,) if self.joint else self.split(vectors)
 
     def inputs(self, vectors: Tensor) -> dict[str, Tensor]:
         """All modalities, moved by ``vectors``."""
@@ -80,8 +91,8 @@ class Space:
     def lengths(self, vectors: Tensor) -> Tensor:
         """The norm of each vector (B,); the threat model is where it is 1 or less."""
         lengths = [
-            part.abs().amax(1) if budget.norm == "linf" else torch.linalg.vector_norm(part, dim=1)
-            for budget, part in zip(self.budgets.values(), self.split(vectors), strict=True)
+            part.abs().amax(1) if norm == "linf" else torch.linalg.vector_norm(part, dim=1)
+            for norm, part in zip(self.norms, self.blocks(vectors), strict=True)
         ]
         return torch.stack(lengths).amax(0)
 
@@ -102,13 +113,13 @@ class Space:
 
     def _climb(self, weight: Tensor, room: Tensor, goal: Tensor) -> Tensor:
         """``towards`` where all is positive: the shortest move in [0, room] that earns ``goal``."""
-        norms = [budget.norm for budget in self.budgets.values()]
+        norms = self.norms
         if set(norms) == {"linf"}:
             one = torch.ones_like(weight[:1, :1])
             return torch.minimum(water_level(weight, one, room, goal)[:, None], room)
         if norms == ["l2"]:
             return torch.minimum(water_level(weight, weight, room, goal)[:, None] * weight, room)
-        return shortest_in_product(norms, self.split(weight), self.split(room), goal)
+        return shortest_in_product(norms, self.blocks(weight), self.blocks(room), goal)
 
 
 def water_level(weight: Tensor, speed: Tensor, cap: Tensor, goal: Tensor) -> Tensor:

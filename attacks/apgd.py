@@ -62,19 +62,21 @@ class APGD(Attack):
         if targeted:
             aims = target.goal.candidates(target.scores(batch.inputs), batch.labels, self.targets)
         for restart in range(self.restarts):
-            for number, aim in enumerate(aims):
+            # The likeliest target alone breaks most samples that can be broken; the others at once are
+            # as many passes as one after another, but fewer and larger ones.
+            for lanes in filter(None, (aims[:1], aims[1:])):
                 index = best.standing()
                 if len(index) == 0:
                     return best.inputs
-                start = restart * len(aims) + number
-                _Climb(self, target, batch, loss, best, index, aim).run(start)
+                first = restart * len(aims) + (0 if lanes[0] is aims[0] else 1)
+                _Climb(self, target, batch, loss, best, index, lanes).run(first)
         return best.inputs
 
 
 class _Climb:
-    """One start on the samples at ``index``: their iterates, and what each one's step size needs.
+    """One start on the samples at ``index`` in several lanes, one for each target.
 
-    A sample that is done leaves (see ``Best.unfinished``); the rest is attacked on.
+    A sample that is done leaves with all its lanes (see ``Best.unfinished``); the rest is attacked on.
     """
 
     def __init__(
@@ -85,16 +87,18 @@ class _Climb:
         loss: Loss,
         best: Best,
         index: Tensor,
-        aim: Sequence[Tensor],
+        lanes: Sequence[tuple[Tensor, ...]],
     ) -> None:
         self.attack, self.target, self.loss, self.best = attack, target, loss, best
-        self.batch = batch.take(index)
-        self.index, self.aim = index, tuple(t[index] for t in aim)
+        self.lanes = len(lanes)
+        self.index = index.repeat(self.lanes)
+        self.batch = batch.take(self.index)
+        self.aim = tuple(torch.cat([t[index] for t in column]) for column in zip(*lanes, strict=True))
         self.checkpoints = checkpoints(attack.steps)
 
-    def run(self, start: int) -> None:
-        target, batch = self.target, self.batch
-        now: Mapping[str, Tensor] = target.threat.surface_start(batch.inputs, batch.ids, target.seed, start)
+    def run(self, first: int) -> None:
+        """Climb to the end from the starts numbered ``first`` and up, one a lane."""
+        now = self._start(first)
         seen = self._look(now)
         self.state = _State.at(now, seen)
         self._drop_finished()
@@ -105,6 +109,15 @@ class _Climb:
             if step in self.checkpoints:
                 self.state.adapt(self.attack.rho, step - self.checkpoints[step])
 
+    def _start(self, first: int) -> dict[str, Tensor]:
+        count, threat = len(self.index) // self.lanes, self.target.threat
+        one = self.batch.take(torch.arange(count, device=self.index.device))
+        starts = [
+            threat.surface_start(one.inputs, one.ids, self.target.seed, first + lane)
+            for lane in range(self.lanes)
+        ]
+        return {name: torch.cat([start[name] for start in starts]) for name in one.inputs}
+
     def _look(self, inputs: Mapping[str, Tensor], gradient: bool = True) -> Evaluation:
         seen = self.target.evaluate(inputs, self.batch.labels, self.loss, gradient, self.aim)
         self.best.update(self.index, inputs, seen)
@@ -112,14 +125,15 @@ class _Climb:
 
     def _step(self, first: bool, last: bool) -> None:
         state, clean, threat = self.state, self.batch.inputs, self.target.threat
-        moved = dict(clean)
-        for name, budget in threat.budgets.items():
-            here, step = state.now[name], 2 * budget.epsilon * state.factor.view(-1, 1, 1, 1)
-            ahead = budget.project(budget.ascend(here, state.gradients[name], step), clean[name])
-            if not first:
+        factor = state.factor.view(-1, 1, 1, 1)
+        steps = {name: 2 * budget.epsilon * factor for name, budget in threat.budgets.items()}
+        moved = threat.project(threat.ascend(state.now, state.gradients, steps), clean)
+        if not first:
+            for name in threat.budgets:
+                here = state.now[name]
                 momentum = (1 - MOMENTUM) * (here - state.before[name])
-                ahead = budget.project(here + MOMENTUM * (ahead - here) + momentum, clean[name])
-            moved[name] = ahead
+                moved[name] = here + MOMENTUM * (moved[name] - here) + momentum
+            moved = threat.project(moved, clean)
         # Nothing will climb the last gradient.
         state.move(moved, self._look(moved, gradient=not last))
         self._drop_finished()

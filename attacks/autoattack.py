@@ -30,7 +30,7 @@ class AutoAttack(Attack):
     "rand" is the authors' (APGD on cross-entropy and on DLR). "stochastic" adds what masked gradients
     cannot hide from: Square on mean scores, and the transfer attack from the twin without noise.
     What the members find on a random model is compared by its mean margin over fresh draws, never
-    by success in one. In L2 Square is left out.
+    by success in one.
 
     Attributes:
         version: as above.
@@ -54,7 +54,7 @@ class AutoAttack(Attack):
         if self.eot is not None and not target.deterministic:
             target = replace(target, eot=self.eot)
         best = Best(batch, target, by="margin")
-        for member in self._members(target):
+        for member in VERSIONS[self.version]:
             index = best.standing()
             if len(index) == 0:
                 break
@@ -63,8 +63,3 @@ class AutoAttack(Attack):
             seen = target.evaluate(found, part.labels, margin, gradient=False)
             best.update(index, found, seen)
         return best.inputs
-
-    def _members(self, target: Target) -> list[Attack]:
-        """In L2 without Square, whose L2 version is not here yet."""
-        linf = all(budget.norm == "linf" for budget in target.threat.budgets.values())
-        return [member for member in VERSIONS[self.version] if linf or not isinstance(member, Square)]

@@ -177,13 +177,13 @@ class CW(Attack):
 
 
 def filled(space: Space, vectors: Tensor) -> Tensor:
-    """The part of every modality brought to length 1, its direction kept.
+    """The part of every modality (in a joint ball: the whole) brought to length 1, its direction kept.
 
     The closest point of the joint length gives each modality its right direction, but the threat model
     lets each use its own radius to the full.
     """
-    lengths = [torch.linalg.vector_norm(part, dim=1, keepdim=True) for part in space.split(vectors)]
-    parts = zip(space.split(vectors), lengths, strict=True)
+    lengths = [torch.linalg.vector_norm(part, dim=1, keepdim=True) for part in space.blocks(vectors)]
+    parts = zip(space.blocks(vectors), lengths, strict=True)
     return torch.cat([part / length.clamp_min(TINY) for part, length in parts], 1)
 
 

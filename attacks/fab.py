@@ -62,8 +62,10 @@ class Closest:
     def see(self, index: Tensor, lengths: Tensor, point: Point, seen: Evaluation) -> Tensor:
         """As ``InBall.see``; only what is wrong from the start needs no more."""
         nearer = (seen.margin > 0) & (lengths < self.distances[index])
-        where = index[nearer]
-        self.vectors[where], self.distances[where] = point.vectors[nearer], lengths[nearer]
+        rows = torch.nonzero(nearer).squeeze(1)
+        # Several walks may be at one sample: the one that comes last in the order of falling length stays.
+        for row in rows[lengths[rows].argsort(descending=True, stable=True)].tolist():
+            self.vectors[index[row]], self.distances[index[row]] = point.vectors[row], lengths[row]
         return self.distances[index] > 0
 
     def standing(self) -> Tensor:
@@ -138,14 +140,19 @@ class FAB(Attack):
         self, target: Target, batch: Batch, space: Space, kept: InBall | Closest
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Walk to every target from every start; yields the unfinished positions and last iterates."""
-        scores = target.scores(batch.inputs)
-        for rank, classes in enumerate(target.goal.candidates(scores, batch.labels, self.targets)):
+        candidates = target.goal.candidates(target.scores(batch.inputs), batch.labels, self.targets)
+        # As APGD does: the likeliest target alone, then the others at once.
+        for first, lanes in ((0, candidates[:1]), (1, candidates[1:])):
             for restart in range(self.restarts):
                 index = kept.standing()
-                if len(index) == 0:
-                    return
-                start = self._start(target, batch, space, index, restart, rank)
-                ends = self._walk(target, batch, space, index, start, classes, kept)
+                if len(index) == 0 or not lanes:
+                    break
+                ranks = range(first, first + len(lanes))
+                starts = [self._start(target, batch, space, index, restart, rank) for rank in ranks]
+                wanted = [torch.cat([t[index] for t in column]) for column in zip(*lanes, strict=True)]
+                ends = self._walk(
+                    target, batch, space, index.repeat(len(lanes)), torch.cat(starts), wanted, kept
+                )
                 if len(ends[0]) > 0:
                     yield ends
 
@@ -167,16 +174,19 @@ class FAB(Attack):
         space: Space,
         index: Tensor,
         vectors: Tensor,
-        classes: Sequence[Tensor],
+        wanted: Sequence[Tensor],
         kept: InBall | Closest,
     ) -> tuple[Tensor, Tensor]:
-        """One walk to ``classes`` (B,) of the samples at ``index``; those unfinished, with their ends."""
-        part, place, wanted = batch.take(index), space.take(index), [c[index] for c in classes]
+        """Walks to the classes ``wanted``, (L,) a problem, of the samples at ``index`` (L,).
+
+        ``index`` names a sample once for each of its walks. Returns those unfinished, with their ends.
+        """
+        part, place, problems = batch.take(index), space.take(index), len(wanted)
         for _ in range(self.steps):
             point = Point(vectors, place.inputs(vectors))
             seen = target.evaluate(point.inputs, part.labels, difference, targets=wanted)
             going = kept.see(index, place.lengths(vectors), point, seen)
-            vectors = self._step(place, vectors, seen, len(classes))
+            vectors = self._step(place, vectors, seen, problems)
             if not going.all():
                 still = torch.nonzero(going).squeeze(1)
                 index, vectors, wanted = index[still], vectors[still], [c[still] for c in wanted]

@@ -12,7 +12,7 @@ from robustbench_med.api.objective import loss_by_name
 
 @dataclass(frozen=True)
 class FGSM(Attack):
-    """One step from the clean image to the surface of each modality's ball.
+    """One step from the clean image to the surface of the ball.
 
     Attributes:
         loss: "cross-entropy" or "margin".
@@ -25,7 +25,6 @@ class FGSM(Attack):
 
     def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
         seen = target.evaluate(batch.inputs, batch.labels, loss_by_name(self.loss))
-        moved = dict(batch.inputs)
-        for name, budget in target.threat.budgets.items():
-            moved[name] = budget.ascend(batch.inputs[name], seen.gradients[name], budget.epsilon)
+        steps = {name: budget.epsilon for name, budget in target.threat.budgets.items()}
+        moved = target.threat.ascend(batch.inputs, seen.gradients, steps)
         return target.threat.project(moved, batch.inputs)

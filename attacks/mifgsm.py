@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -40,17 +41,27 @@ class MIFGSM(Attack):
     def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
         loss, best = loss_by_name(self.loss), Best(batch, target, until="every head")
         index = best.standing()
-        current = dict(batch.inputs)
-        velocity = {name: torch.zeros_like(current[name]) for name in target.threat.budgets}
+        threat, current = target.threat, dict(batch.inputs)
+        velocity = {name: torch.zeros_like(current[name]) for name in threat.budgets}
+        steps = {
+            name: budget.epsilon / self.steps if self.step_size is None else self.step_size
+            for name, budget in threat.budgets.items()
+        }
         for _ in range(self.steps):
             seen = target.evaluate(current, batch.labels, loss)
             best.update(index, current, seen)
-            for name, budget in target.threat.budgets.items():
-                gradient = seen.gradients[name]
-                size = gradient.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
-                velocity[name] = self.decay * velocity[name] + gradient / size
-                step = budget.epsilon / self.steps if self.step_size is None else self.step_size
-                moved = budget.ascend(current[name].detach(), velocity[name], step)
-                current[name] = budget.project(moved, batch.inputs[name])
+            sizes = _sizes(seen.gradients, threat.joint)
+            with torch.no_grad():
+                for name in threat.budgets:
+                    velocity[name] = self.decay * velocity[name] + seen.gradients[name] / sizes[name]
+                current = threat.project(threat.ascend(current, velocity, steps), batch.inputs)
         best.update(index, current, target.evaluate(current, batch.labels, loss, gradient=False))
         return best.inputs
+
+
+def _sizes(gradients: Mapping[str, Tensor], joint: bool) -> dict[str, Tensor]:
+    """Mean absolute value of each modality's gradient, (B, 1, 1, 1); of all of them in a joint ball."""
+    flat = {name: gradient.abs().flatten(1) for name, gradient in gradients.items()}
+    together = torch.cat(list(flat.values()), 1)
+    sizes = {name: (together if joint else part).mean(1) for name, part in flat.items()}
+    return {name: size.clamp_min(1e-12).view(-1, 1, 1, 1) for name, size in sizes.items()}

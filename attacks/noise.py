@@ -32,12 +32,12 @@ class GaussianNoise(Attack):
     knowledge: ClassVar[Literal["none"]] = "none"
 
     def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
-        noisy = dict(batch.inputs)
-        for name, budget in target.threat.budgets.items():
-            clean = batch.inputs[name]
-            shape = clean.shape[1:]
-            std = budget.epsilon if budget.norm == "linf" else budget.epsilon / shape.numel() ** 0.5
+        noisy, threat = dict(batch.inputs), target.threat
+        pixels = {name: batch.inputs[name].shape[1:].numel() for name in threat.budgets}
+        for name, budget in threat.budgets.items():
+            clean, shared = batch.inputs[name], sum(pixels.values()) if threat.joint else pixels[name]
+            std = budget.epsilon if budget.norm == "linf" else budget.epsilon / shared**0.5
             streams = [generator(target.seed, "gaussian", sample, name) for sample in batch.ids]
-            noise = torch.stack([torch.randn(shape, generator=stream) for stream in streams])
-            noisy[name] = budget.project(clean + std * noise.to(clean), clean)
-        return noisy
+            noise = torch.stack([torch.randn(clean.shape[1:], generator=stream) for stream in streams])
+            noisy[name] = clean + std * noise.to(clean)
+        return threat.project(noisy, batch.inputs)

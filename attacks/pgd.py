@@ -81,8 +81,9 @@ class PGD(Attack):
     def _step(
         self, target: Target, current: Mapping[str, Tensor], clean: Mapping[str, Tensor], seen: Evaluation
     ) -> dict[str, Tensor]:
-        moved = dict(current)
-        for name, budget in target.threat.budgets.items():
-            step = budget.epsilon / 4 if self.step_size is None else self.step_size
-            moved[name] = budget.ascend(current[name].detach(), seen.gradients[name], step)
-        return target.threat.project(moved, clean)
+        steps = {
+            name: budget.epsilon / 4 if self.step_size is None else self.step_size
+            for name, budget in target.threat.budgets.items()
+        }
+        with torch.no_grad():
+            return target.threat.project(target.threat.ascend(current, seen.gradients, steps), clean)

@@ -22,9 +22,8 @@ TWIN = "twin"
 class _Surrogate(Target):
     """A target that is never done: inputs just beyond its boundary do not transfer."""
 
-    @property
-    def deterministic(self) -> bool:
-        return False
+    def __post_init__(self) -> None:
+        self.deterministic = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Transfer(Attack):
 
 
 def _on(target: Target, model: FusionModel, eot: int) -> Target:
-    return _Surrogate(model, target.threat, target.goal, eot, target.seed, target.passes)
+    return _Surrogate(model, target.threat, target.goal, eot, target.seed, target.passes, target.rows)
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--dataset", help="data set (robmed list datasets); default phantom, synthetic and built in")
     add("--weights", help="safetensors file; default: the shipped weights of this model and data set")
     add("--eps", help="radius of every attacked modality, or name=radius,…; default 4/255")
-    add("--norm", help="linf (default) or l2")
+    add("--norm", help="linf (default), l2, or l2-joint: one ball for all attacked modalities together")
     add("--modality", help="attack only these modalities, comma-separated; default all")
     add("--head", help="any (default), all, or one head: which must be wrong for the attacker to win")
     add("--steps", type=int, help="gradient steps of the attack")

@@ -145,7 +145,8 @@ def evaluate(plan: Plan, parts: Path, advance: Callable[[int], None]) -> Outcome
 def _evaluate_batch(plan: Plan, number: int, index: NDArray[np.int64]) -> Outcomes:
     started, passes = time.perf_counter(), Passes()
     batch = load_batch(plan.split, index, plan.device)
-    target = Target(plan.model, plan.threat, plan.goal, plan.eot, derive(plan.seed, "attack"), passes)
+    seed = derive(plan.seed, "attack")
+    target = Target(plan.model, plan.threat, plan.goal, plan.eot, seed, passes, plan.batch_size)
     clean = scoring.logits(plan.model, batch.inputs, plan.draws, plan.seed, "clean", *batch.ids)
     plan.model.noise.reseed(derive(plan.seed, "craft", *batch.ids))
     adversarial = _attack(plan, target, batch, clean)

@@ -22,7 +22,7 @@ from robustbench_med.api.fields import Fraction
 from robustbench_med.api.objective import Goal
 from robustbench_med.api.registry import Registry, unknown
 from robustbench_med.api.seeding import derive
-from robustbench_med.api.threat import Budget, ThreatModel
+from robustbench_med.api.threat import Budget, Norm, ThreatModel
 from robustbench_med.config import build, find, read_yaml
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation import Outcomes, Plan, evaluate, worst_case
@@ -53,6 +53,8 @@ from robustbench_med.reporting.record import (
 ATTACKS: Registry[type[Attack]] = Registry("attack", "robustbench_med.attacks")
 DEFAULT_EOT = 10
 LINF_DEFAULT = 4 / 255
+JOINT = "l2-joint"
+NORMS: Mapping[str, Norm] = {"linf": "linf", "l2": "l2", JOINT: "l2"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class RunConfig:
         dataset: a data set's name.
         weights: a safetensors file; the shipped weights of (model, data set) when not given.
         eps: radius of every attacked modality, or of each by name; 4/255 is MAIL's release.
-        norm: "linf" or "l2".
+        norm: "linf", "l2", or "l2-joint": one L2 ball for all attacked modalities together.
         modality: the attacked modalities; all when empty.
         head: "any", "all" or a task.
         attack_options: fields of the attack (steps, step_size, restarts, …).
@@ -342,23 +344,24 @@ def _attack_class(name: str) -> type[Attack]:
 def _threat_model(config: RunConfig, info: DatasetInfo) -> ThreatModel:
     names = [m.name for m in info.modalities]
     radii = config.eps if isinstance(config.eps, Mapping) else None
-    if config.norm == "l2" and config.eps == LINF_DEFAULT:
-        raise UserError("norm l2 needs its own --eps: the default, 4/255, is an Linf radius")
+    if config.norm not in NORMS:
+        raise unknown("norm", config.norm, NORMS)
+    if config.norm != "linf" and config.eps == LINF_DEFAULT:
+        raise UserError(f"norm {config.norm} needs its own --eps: the default, 4/255, is an Linf radius")
     attacked = config.modality or tuple(radii or names)
     for name in (*attacked, *(radii or ())):
         if name not in names:
             raise unknown("modality", name, names)
-    if config.norm not in ("linf", "l2"):
-        raise unknown("norm", config.norm, ("linf", "l2"))
     missing = [name for name in attacked if radii is not None and name not in radii]
     if missing:
         raise UserError(f"eps gives no radius for the attacked modality {missing[0]!r}")
+    norm = NORMS[config.norm]
     budgets = {
-        name: Budget(config.norm, radii[name] if radii is not None else config.eps)  # type: ignore[arg-type]
+        name: Budget(norm, radii[name] if radii is not None else config.eps)  # type: ignore[arg-type]
         for name in names
         if name in attacked
     }
-    return ThreatModel(budgets)
+    return ThreatModel(budgets, joint=config.norm == JOINT)
 
 
 def _goal(config: RunConfig, info: DatasetInfo) -> Goal:

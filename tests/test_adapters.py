@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torchattacks
-from tiny import ConvNet, batch_of, labelled_by, seeded, split_of, target_of, threat_of
+from tiny import ConvNet, Linear, batch_of, labelled_by, seeded, split_of, target_of, threat_of
 from torch import Tensor, nn
 
 from robustbench_med.api.attack import Attack, Batch
@@ -392,7 +392,13 @@ REFUSALS: list[tuple[str, dict[str, Any], ThreatModel, str]] = [
     ("not linf; use --attack pgd", {"norm": "l2"}, threat_of(b=0.1), "any"),
     ("crashes with 2 classes, it needs", {"classes": True}, threat_of(b=0.1), "first"),
     ("do not fit this image; use --attack (square|autoattack)", {"square": True}, threat_of(a=0.1), "any"),
-    ("do not fit this image; use --attack pgd", {"square": True}, threat_of("l2", a=0.1), "any"),
+    (
+        "do not fit this image; use --attack (square|autoattack)$",
+        {"square": True},
+        threat_of("l2", a=0.1),
+        "any",
+    ),
+    ("one L2 ball for all modalities together", {"norm": "l2"}, threat_of("l2", a=0.1, b=0.1), "any"),
 ]
 VARIANTS: dict[str, dict[str, str]] = {
     "torchattacks": {"": "PGD", "linf": "PGD", "l2": "PGDL2", "classes": "APGDT", "square": "AutoAttack"},
@@ -481,3 +487,24 @@ def test_passes_of_a_plain_attack(net: FusionModel, batch: Batch, head: str) -> 
 def test_torchvision_is_never_imported() -> None:
     """Beside a CPU build of torch its import fails."""
     assert "torchvision" not in sys.modules
+
+
+@pytest.mark.parametrize("library", ADAPTERS)
+def test_a_joint_ball_is_the_ball_that_libraries_know(library: str) -> None:
+    """Two modalities of a linear model: PGD of every library gets the joint margin in closed form."""
+    shapes = {"a": (1, 8, 8), "b": (2, 8, 8)}
+    model = seeded(Linear, shapes, {"first": 2})
+    images = {n: np.full((6, *s), 0.5, np.float32) for n, s in shapes.items()}
+    images["a"] += np.linspace(-0.05, 0.05, 6, dtype=np.float32)[:, None, None, None]
+    batch = batch_of(labelled_by(model, split_of(images, {"first": np.arange(6) % 2}, {"first": 2})))
+    weight = model.get_submodule("heads.first").get_parameter("weight")
+    sign = (2 * batch.labels["first"] - 1).float()
+    logits = model(batch.inputs)["first"]
+    worst = sign * (logits[:, 1] - logits[:, 0]) - 0.02 * (weight[1] - weight[0]).norm()
+    target = target_of(model, threat_of("joint", a=0.02, b=0.02))
+    variant = {"torchattacks": "PGDL2", "foolbox": "L2PGD", "pyautoattack": "apgd-ce"}.get(library, "PGD")
+    found = Shelf(library, variant).attack().perturb(target, batch)
+    target.threat.check(found, batch.inputs, library)
+    reached = model(found)["first"]
+    standing = reached.argmax(1) == batch.labels["first"]
+    assert torch.equal(standing[worst.abs() > 1e-3], (worst > 0)[worst.abs() > 1e-3])

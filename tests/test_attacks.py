@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -160,12 +161,14 @@ def test_pgd_is_at_least_as_strong_as_fgsm(net: FusionModel, batch: Batch, norm:
     assert (success[1] >= success[0]).all()
 
 
-def linear_case(norm: Norm, samples: int = 60) -> tuple[FusionModel, Batch, Tensor, dict[str, float]]:
+def linear_case(
+    norm: Norm | Literal["joint"], samples: int = 60
+) -> tuple[FusionModel, Batch, Tensor, dict[str, float]]:
     """A two-class linear model, its samples, and each one's exact margin at the worst point.
 
     No sample is near the box, so the worst point of each ball is in closed form: the dual norm of
-    the weights on that modality times its radius is lost from the margin. The radii are such that
-    half of the samples fall.
+    the weights on that modality times its radius is lost from the margin ("joint": the L2 norm of all
+    weights times the one radius). The radii are such that half of the samples fall.
     """
     split = random_split(samples, {"first": 2})
     split = split_of({n: 0.3 + 0.5 * x for n, x in split.images.items()}, split.labels, {"first": 2})
@@ -177,6 +180,10 @@ def linear_case(norm: Norm, samples: int = 60) -> tuple[FusionModel, Batch, Tens
     dual = {name: part.norm(1 if norm == "linf" else 2).item() for name, part in parts.items()}
     logits = model(batch.inputs)["first"]
     margins = (logits[:, 1] - logits[:, 0]).abs()
+    if norm == "joint":
+        whole = math.hypot(*dual.values())
+        radius = margins.median().item() / whole
+        return model, batch, margins - radius * whole, {"a": radius, "b": radius}
     radius = margins.median().item() / (dual["a"] + 3 * dual["b"])
     epsilons = {"a": radius, "b": 3 * radius}
     for name, part in parts.items():
@@ -186,9 +193,9 @@ def linear_case(norm: Norm, samples: int = 60) -> tuple[FusionModel, Batch, Tens
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "joint"])
 @pytest.mark.parametrize("attack", [FGSM(), PGD(steps=60), PGD(steps=60, keep="last", random_start=False)])
-def test_exact_robust_accuracy_of_a_linear_model(norm: Norm, attack: Attack, loss: str) -> None:
+def test_exact_robust_accuracy_of_a_linear_model(norm: Any, attack: Attack, loss: str) -> None:
     model, batch, worst, epsilons = linear_case(norm)
     # The median sample itself lies on the edge, where rounding decides.
     sure = worst.abs() > 1e-4
@@ -239,6 +246,26 @@ def test_same_images_as_torchattacks(
     expected = theirs(FirstHead(net, batch.inputs), **options)(batch.inputs["b"], batch.labels["second"])
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
     assert (found - batch.inputs["b"]).abs().max() > 0.04
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("steps", [1, 7])
+def test_same_images_as_foolbox(net: FusionModel, batch: Batch, norm: Norm, steps: int) -> None:
+    """FGSM (one step of length epsilon) and PGD, in both norms."""
+    foolbox = pytest.importorskip("foolbox")
+    kind = {"linf": foolbox.attacks.LinfProjectedGradientDescentAttack}.get(
+        norm, foolbox.attacks.L2ProjectedGradientDescentAttack
+    )
+    radius = 0.05 if norm == "linf" else 0.3
+    size = radius if steps == 1 else radius / 3
+    theirs = kind(abs_stepsize=size, steps=steps, random_start=False)
+    image, labels = batch.inputs["b"], batch.labels["second"]
+    wrapped = foolbox.PyTorchModel(FirstHead(net, batch.inputs).eval(), (0, 1), device="cpu")
+    expected, _, _ = theirs(wrapped, image, foolbox.criteria.Misclassification(labels), epsilons=radius)
+    ours = FGSM() if steps == 1 else PGD(steps=steps, step_size=size, random_start=False, keep="last")
+    found = ours.perturb(target_of(net, threat_of(norm, b=radius), head="second"), batch)["b"]
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    assert (found - image).flatten(1).norm(dim=1).min() > 0.1
 
 
 def test_heads_as_goals() -> None:

@@ -141,6 +141,22 @@ def test_cw_under_several_radii() -> None:
     assert torch.equal(robust(model, batch, QUICK.perturb(target, batch)), distances > 1)
 
 
+@pytest.mark.parametrize("attack", [FAB(steps=30), QUICK], ids=["fab", "cw"])
+def test_a_joint_ball_is_attacked_exactly(attack: FAB | CW) -> None:
+    """The distance is that of all modalities together, in closed form; so is who falls."""
+    model, batch = linear({"first": 2})
+    gaps, normals = gaps_and_normals(model, batch, "first")
+    distances = (gaps / torch.stack([n.norm(dim=2) for n in normals.values()]).norm(dim=0)).amin(1)
+    radius = distances.median().item() * 1.01
+    target = target_of(model, threat_of("joint", a=radius, b=radius))
+    _, reached = attack.minimise(target, batch)
+    unit = radius if isinstance(attack, FAB) else 1.0
+    torch.testing.assert_close(reached * unit, distances, rtol=0.02, atol=0)
+    inside = attack.perturb(target, batch)
+    target.threat.check(inside, batch.inputs, "joint")
+    assert torch.equal(robust(model, batch, inside), distances > radius)
+
+
 @pytest.mark.parametrize(
     ("attack", "norm"),
     [(FAB(steps=50), "linf"), (FAB(steps=50), "l2"), (QUICK, "l2")],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -149,8 +149,9 @@ def seeded(model_class: type[FusionModel], *arguments: Any, seed: int = 0, **opt
     return model.eval().requires_grad_(False)
 
 
-def threat_of(norm: Norm = "linf", **epsilons: float) -> ThreatModel:
-    return ThreatModel({name: Budget(norm, epsilon) for name, epsilon in epsilons.items()})
+def threat_of(norm: Norm | Literal["joint"] = "linf", **epsilons: float) -> ThreatModel:
+    each: Norm = "l2" if norm == "joint" else norm
+    return ThreatModel({name: Budget(each, epsilon) for name, epsilon in epsilons.items()}, norm == "joint")
 
 
 def target_of(model: FusionModel, threat: ThreatModel, head: str = "any", eot: int = 1) -> Target:

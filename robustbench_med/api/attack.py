@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -74,6 +74,9 @@ class Target:
         model: in evaluation mode, its parameters frozen.
         eot: draws of the model's randomness behind each loss and gradient; 1 if deterministic.
         seed: for random starts; derive from it by name, never draw from a shared stream.
+        rows: most samples in one pass, None for any number. Attacks may try several targets or
+            proposals at once; larger requests are cut into passes of this size.
+        deterministic: True when a sample seen broken once is broken for good.
     """
 
     model: FusionModel
@@ -82,11 +85,11 @@ class Target:
     eot: int
     seed: int
     passes: Passes
+    rows: int | None = None
+    deterministic: bool = field(init=False)
 
-    @property
-    def deterministic(self) -> bool:
-        """True when a sample seen broken once is broken for good."""
-        return self.model.draws_shared_by == "none"
+    def __post_init__(self) -> None:
+        self.deterministic = self.model.draws_shared_by == "none"
 
     def evaluate(
         self,
@@ -106,14 +109,33 @@ class Target:
         Raises:
             UserError: no attacked modality gets a gradient; zeros would pass for robustness.
         """
+        count = len(next(iter(inputs.values())))
+        if self.rows is not None and count > self.rows:
+            return self._in_passes(self.rows, inputs, labels, loss, gradient, targets)
         leaves = {name: inputs[name].detach() for name in self.threat.budgets}
         with torch.set_grad_enabled(gradient):
             for leaf in leaves.values():
                 leaf.requires_grad_(gradient)
             draws = [self._draw({**inputs, **leaves}, labels, loss, targets) for _ in range(self.eot)]
-        self.passes.forward += self.eot * len(draws[0].loss)
-        self.passes.backward += self.eot * len(draws[0].loss) if gradient else 0
+        self.passes.forward += self.eot * count
+        self.passes.backward += self.eot * count if gradient else 0
         return draws[0] if self.eot == 1 else _mean(draws)
+
+    def _in_passes(
+        self,
+        rows: int,
+        inputs: Mapping[str, Tensor],
+        labels: Mapping[str, Tensor],
+        loss: Loss,
+        gradient: bool,
+        targets: Sequence[Tensor],
+    ) -> Evaluation:
+        parts = []
+        for start in range(0, len(next(iter(inputs.values()))), rows):
+            some = slice(start, start + rows)
+            part = {n: x[some] for n, x in inputs.items()}, {t: y[some] for t, y in labels.items()}
+            parts.append(self.evaluate(*part, loss, gradient, [t[some] for t in targets]))
+        return _combined(parts, torch.cat)
 
     def scores(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Logits by task (B, K), the mean over the draws: to rank targets by, never to judge by."""
@@ -132,10 +154,11 @@ class Target:
         logits = self.model(inputs)
         losses = self.goal.loss(loss, logits, labels, targets)
         gradients = self._gradients(losses, inputs) if torch.is_grad_enabled() else {}
+        losses = losses.detach()
         with torch.no_grad():
             success = self.goal.success(logits, labels)
-            margins = self.goal.loss(margin, logits, labels)
-        return Evaluation(losses.detach(), margins, success, gradients)
+            margins = losses if loss is margin else self.goal.loss(margin, logits, labels)
+        return Evaluation(losses, margins, success, gradients)
 
     def _gradients(self, losses: Tensor, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = list(self.threat.budgets)
@@ -181,16 +204,37 @@ class Best:
         return everyone[self.unfinished(everyone)]
 
     def update(self, index: Tensor, inputs: Mapping[str, Tensor], seen: Evaluation) -> None:
-        """Keep the samples of ``inputs`` (for batch positions ``index``) that are stronger."""
+        """Keep the samples of ``inputs`` (for batch positions ``index``) that are stronger.
+
+        ``index`` may name a sample more than once; the strongest of its rows counts.
+        """
         reached = seen.loss if self.by == "loss" else seen.margin
         better = reached > self.loss[index]
         if self.target.deterministic:
             known = self.success[index]
             better = (seen.success > known) | (better & (seen.success == known))
-        where = index[better]
-        self.loss[where], self.success[where] = reached[better], seen.success[better]
+        rows = torch.nonzero(better).squeeze(1)
+        if len(rows) == 0:
+            return
+        if len(index) > 1:
+            rows = self._strongest(rows, index, reached, seen.success)
+        where = index[rows]
+        self.loss[where], self.success[where] = reached[rows], seen.success[rows]
         for name in self.target.threat.budgets:
-            self.inputs[name][where] = inputs[name].detach()[better]
+            self.inputs[name][where] = inputs[name].detach()[rows]
+
+    def _strongest(self, rows: Tensor, index: Tensor, reached: Tensor, success: Tensor) -> Tensor:
+        """Of ``rows`` one a sample."""
+        if len(torch.unique(index[rows])) == len(rows):
+            return rows
+        # Sorts are stable: the last one groups the rows by sample, the strongest of each in front.
+        rows = rows[reached[rows].argsort(descending=True, stable=True)]
+        if self.target.deterministic:
+            rows = rows[success[rows].argsort(descending=True, stable=True)]
+        rows = rows[index[rows].argsort(stable=True)]
+        first = torch.ones_like(rows, dtype=torch.bool)
+        first[1:] = index[rows][1:] != index[rows][:-1]
+        return rows[first]
 
     def unfinished(self, index: Tensor) -> Tensor:
         """Which of the samples at ``index`` are worth attacking further, bool (len(index),)."""
@@ -235,13 +279,13 @@ def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
 
 
 def _mean(draws: list[Evaluation]) -> Evaluation:
-    def mean(tensors: list[Tensor]) -> Tensor:
-        return torch.stack(tensors).mean(0)
+    return _combined(draws, lambda tensors: torch.stack(tensors).mean(0))
 
-    names = draws[0].gradients
+
+def _combined(parts: list[Evaluation], combine: Callable[[list[Tensor]], Tensor]) -> Evaluation:
     return Evaluation(
-        mean([d.loss for d in draws]),
-        mean([d.margin for d in draws]),
-        mean([d.success for d in draws]),
-        {name: mean([d.gradients[name] for d in draws]) for name in names},
+        combine([p.loss for p in parts]),
+        combine([p.margin for p in parts]),
+        combine([p.success for p in parts]),
+        {name: combine([p.gradients[name] for p in parts]) for name in parts[0].gradients},
     )

@@ -195,6 +195,8 @@ class Goal:
         wrong = {task: (logits[task].argmax(-1) != labels[task]).float() for task in logits}
         if self.head not in ("any", "all"):
             return wrong[self.head]
+        if len(wrong) == 1:
+            return next(iter(wrong.values()))
         stacked = torch.stack(list(wrong.values()))
         if self.head == "all":
             return stacked.amin(0)

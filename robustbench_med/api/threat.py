@@ -85,16 +85,62 @@ class Budget:
 
 @dataclass(frozen=True)
 class ThreatModel:
-    """A budget per attacked modality; the others must come back bit-identical."""
+    """A budget per attacked modality; the others must come back bit-identical.
+
+    Attributes:
+        joint: the radius bounds the L2 length of all attacked modalities together, instead of that of
+            each. Their budgets are then equal.
+
+    Raises:
+        UserError: a joint ball of another norm than L2, or of several radii.
+    """
 
     budgets: Mapping[str, Budget]
+    joint: bool = False
+
+    def __post_init__(self) -> None:
+        kinds = set(self.budgets.values())
+        if self.joint and (len(kinds) > 1 or any(budget.norm != "l2" for budget in kinds)):
+            raise UserError("a joint ball has one L2 radius for all attacked modalities together")
+
+    @property
+    def norms(self) -> list[str]:
+        """The norm of each attacked modality; a single "l2" of a joint ball."""
+        return ["l2"] if self.joint else [budget.norm for budget in self.budgets.values()]
 
     def project(self, candidate: Mapping[str, Tensor], clean: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Project the attacked modalities; the others are the clean tensors themselves."""
-        return {
-            name: self.budgets[name].project(candidate[name], x) if name in self.budgets else x
-            for name, x in clean.items()
-        }
+        out = dict(clean)
+        if not self.joint:
+            return out | {name: b.project(candidate[name], clean[name]) for name, b in self.budgets.items()}
+        deltas = {name: candidate[name] - clean[name] for name in self.budgets}
+        length = _joint_lengths(deltas)
+        for name, budget in self.budgets.items():
+            share = (budget.epsilon / length.clamp_min(1e-12)).clamp_max(1)
+            out[name] = (clean[name] + deltas[name] * share).clamp(budget.low, budget.high)
+        return out
+
+    def ascend(
+        self,
+        current: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+        steps: Mapping[str, float | Tensor],
+    ) -> dict[str, Tensor]:
+        """One step of each attacked modality along its steepest ascent, before any projection.
+
+        Args:
+            steps: lengths in the modality's norm, numbers or (B, 1, 1, 1). In a joint ball they are
+                shares of one joint step: equal lengths give the steepest joint ascent.
+        """
+        out = dict(current)
+        if not self.joint:
+            for name, budget in self.budgets.items():
+                out[name] = budget.ascend(current[name], gradients[name], steps[name])
+            return out
+        length = _joint_lengths(gradients).clamp_min(1e-12)
+        for name in self.budgets:
+            out[name] = current[name] + steps[name] * gradients[name] / length
+        return out
 
     def random_start(
         self, clean: Mapping[str, Tensor], ids: Sequence[str], seed: int, restart: int = 0
@@ -116,13 +162,48 @@ class ThreatModel:
         restart: int,
         point: Callable[[Budget, torch.Size, torch.Generator], Tensor],
     ) -> dict[str, Tensor]:
-        start = dict(clean)
+        moved = dict(clean)
+        noises = {}
         for name, budget in self.budgets.items():
             shape = clean[name].shape[1:]
             streams = [generator(seed, "start", sample, name, restart) for sample in ids]
-            noise = torch.stack([point(budget, shape, stream) for stream in streams])
-            start[name] = budget.project(clean[name] + noise.to(clean[name]), clean[name])
-        return start
+            noises[name] = torch.stack([point(budget, shape, stream) for stream in streams]).to(clean[name])
+        if self.joint:
+            noises = self._jointly(noises, ids, seed, restart, point is _ball_point)
+        for name, noise in noises.items():
+            moved[name] = clean[name] + noise
+        return self.project(moved, clean)
+
+    def _jointly(
+        self, noises: Mapping[str, Tensor], ids: Sequence[str], seed: int, restart: int, inside: bool
+    ) -> dict[str, Tensor]:
+        """Directions of each modality as one point of the joint ball, or of its surface.
+
+        Each modality's own direction says nothing about its share of the length; that of a Gaussian
+        vector is the root of a chi-square, whose degrees of freedom are the pixels.
+        """
+        streams = [generator(seed, "start", sample, "joint", restart) for sample in ids]
+        sizes = {name: noise[0].numel() for name, noise in noises.items()}
+        chi = {
+            name: torch.stack([torch.randn(size, generator=s).norm() for s in streams])
+            for name, size in sizes.items()
+        }
+        total = torch.stack(list(chi.values())).norm(dim=0)
+        radius = torch.full_like(total, next(iter(self.budgets.values())).epsilon)
+        if inside:
+            radius = radius * torch.cat([torch.rand(1, generator=s) for s in streams]) ** (
+                1 / sum(sizes.values())
+            )
+        out = {}
+        for name, noise in noises.items():
+            wanted = (radius * chi[name] / total).to(noise).view(-1, 1, 1, 1)
+            out[name] = noise / _lengths(noise).clamp_min(1e-12) * wanted
+        return out
+
+    def violation(self, adversarial: Mapping[str, Tensor], clean: Mapping[str, Tensor]) -> float:
+        """How far the worst sample lies outside the joint ball (0 or less: inside)."""
+        deltas = {name: adversarial[name] - clean[name] for name in self.budgets}
+        return float(_joint_lengths(deltas).max()) - next(iter(self.budgets.values())).epsilon
 
     def check(self, adversarial: Mapping[str, Tensor], clean: Mapping[str, Tensor], attack: str) -> None:
         """Make sure that an attack kept to the rules.
@@ -142,12 +223,24 @@ class ThreatModel:
             excess = self.budgets[name].violation(candidate, x)
             if excess > self.budgets[name].tolerance:
                 raise RuntimeError(f"{attack} left the ball or box of {name!r} by {excess:.2g}")
+        if self.joint and self.budgets:
+            excess = self.violation(adversarial, clean)
+            if excess > next(iter(self.budgets.values())).tolerance:
+                raise RuntimeError(f"{attack} left the joint ball by {excess:.2g}")
 
 
 def _lengths(x: Tensor) -> Tensor:
     """L2 length of each sample, (B, 1, 1, 1)."""
     lengths: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
     return lengths.view(-1, 1, 1, 1)
+
+
+def _joint_lengths(parts: Mapping[str, Tensor]) -> Tensor:
+    """L2 length of each sample over all modalities, (B, 1, 1, 1)."""
+    lengths: Tensor = torch.linalg.vector_norm(
+        torch.stack([_lengths(part) for part in parts.values()]), dim=0
+    )
+    return lengths
 
 
 def _ball_point(budget: Budget, shape: torch.Size, stream: torch.Generator) -> Tensor:

@@ -53,6 +53,7 @@ def row(record: Mapping[str, Any]) -> dict[str, str]:
     """
     aimed, samples = record["accuracy"][record["headline"]], record["dataset"]["samples"]
     budgets = record["threat_model"]["budgets"]
+    joint = "-joint" if record["threat_model"].get("joint") else ""
     heads = {name: value for name, value in record["accuracy"].items() if name != record["headline"]}
     return {
         "dataset": record["dataset"]["name"] + (" (synthetic)" if record["dataset"]["synthetic"] else ""),
@@ -61,7 +62,7 @@ def row(record: Mapping[str, Any]) -> dict[str, str]:
         "epsilon": _each(
             {name: radius(budget["norm"], budget["epsilon"]) for name, budget in budgets.items()}
         ),
-        "norm": _each({name: budget["norm"] for name, budget in budgets.items()}),
+        "norm": _each({name: budget["norm"] + joint for name, budget in budgets.items()}),
         "goal": record["threat_model"]["goal"],
         "samples": str(samples),
         "eot": str(record["attack"]["eot"]),

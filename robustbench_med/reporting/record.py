@@ -123,6 +123,7 @@ def record(
         },
         "threat_model": {
             "budgets": {name: asdict(budget) for name, budget in plan.threat.budgets.items()},
+            "joint": plan.threat.joint,
             "goal": plan.goal.head,
             "knowledge": plan.attack.knowledge,
         },

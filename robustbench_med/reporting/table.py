@@ -53,7 +53,8 @@ def _conditions(record: Mapping[str, Any]) -> Table:
     samples, draws = record["dataset"]["samples"], record["scoring"]["draws"]
     shared = record["model"]["draws_shared_by"]
     goal = record["threat_model"]["goal"]
-    table.add_row("attacked", radii)
+    joint = " (one ball for all of them together)" if record["threat_model"].get("joint") else ""
+    table.add_row("attacked", radii + joint)
     table.add_row("goal", {"any": "any head wrong", "all": "all heads wrong"}.get(goal, f"head {goal} wrong"))
     if ANY in record["accuracy"] and len(record["accuracy"]) > 2:
         table.add_row("any head", "a sample is right only if every head is")
