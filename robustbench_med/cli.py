@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="attack a model and record its robust accuracy"))
+    _add_run(commands.add_parser("audit", help="the same, and check whether the number can be trusted"), True)
     _add_train(commands.add_parser("train", help="train a model from a recipe"))
     _add_data(commands.add_parser("data", help="import data sets from their publishers' downloads"))
     lister = commands.add_parser("list", help="list what there is, plug-ins included")
@@ -46,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
+def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
     add = parser.add_argument
     add(
         "config",
@@ -77,6 +78,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--device", help="cpu (default), cuda, …")
     add("--out", help="folder of run folders; default runs")
     add("--leaderboard", help="CSV that gets the row; default OUT/leaderboard.csv")
+    add("--audit", action="store_true", default=audit, help="run every check of the audit (robmed audit)")
     parser.set_defaults(command=_run)
 
 
@@ -108,7 +110,7 @@ def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
     values = read_yaml(find("protocol", "protocols", options.config)) if options.config else {}
     console = Console(soft_wrap=True, highlight=False)
-    for result in run_all(_run_config(values, options)):
+    for result in run_all(_run_config(values, options), options.audit):
         show(result.record, console)
         console.print(f"\nrecord  {result.folder / 'record.json'}")
         if (picture := result.folder / "picture.png").exists():
@@ -120,7 +122,9 @@ def _run_config(values: dict[str, Any], options: argparse.Namespace) -> Any:
     from robustbench_med.config import build, scalar
     from robustbench_med.pipeline import RunConfig
 
-    flags = {k: v for k, v in vars(options).items() if v is not None and k not in ("command", "config")}
+    flags = {
+        k: v for k, v in vars(options).items() if v is not None and k not in ("command", "config", "audit")
+    }
     given = values.get("attack_options") or {}
     if not isinstance(given, dict):
         raise UserError(f"{options.config}: attack_options must be a mapping, not {type(given).__name__}")

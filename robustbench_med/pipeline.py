@@ -23,6 +23,7 @@ from robustbench_med.api.objective import Goal
 from robustbench_med.api.registry import Registry, unknown
 from robustbench_med.api.seeding import derive
 from robustbench_med.api.threat import Budget, Norm, ThreatModel
+from robustbench_med.audit import CHEAP_SAMPLES, Audit, AuditConfig, Bench, Thresholds, audit
 from robustbench_med.config import build, find, read_yaml
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation import Outcomes, Plan, evaluate, worst_case
@@ -125,10 +126,13 @@ class Result:
     leaderboard: Path
 
 
-def run(config: RunConfig) -> Result:
-    """Load, attack, score, record.
+def run(config: RunConfig, complete_audit: bool = False) -> Result:
+    """Load, attack, score, audit, record.
 
     A run that was killed goes on where it stopped when the same config is run again.
+
+    Args:
+        complete_audit: make all the checks of ``audit.CHECKS``; those that are cheap are always made.
 
     Raises:
         UserError: anything in the config, data or weights that cannot be used.
@@ -159,16 +163,36 @@ def run(config: RunConfig) -> Result:
     with FileLock(out / f".{folder.name}.lock"):
         outcomes = _evaluated(plan, folder, f"{loaded.config.label} under {config.attack}")
         measured = accuracies(outcomes, plan)
-        result = record(run_id, stored, plan, loaded, outcomes, measured, started)
+        findings = _audited(plan, outcomes, folder / "audit", config, complete_audit)
+        result = record(run_id, stored, plan, loaded, outcomes, measured, findings.as_record(), started)
         draw(outcomes, plan, folder / "picture.png")
         outcomes.save(folder / "outcomes.npz")
         write_json(folder / "record.json", result)
         leaderboard.append(board, leaderboard.row(result))
-        shutil.rmtree(folder / "parts")
+        for parts in ("parts", "audit"):
+            shutil.rmtree(folder / parts, ignore_errors=True)
     return Result(measured, result, folder, board)
 
 
-def run_all(config: RunConfig) -> list[Result]:
+def _audited(plan: Plan, outcomes: Outcomes, folder: Path, config: RunConfig, complete: bool) -> Audit:
+    path = find("audit", "audit", "default")
+    checks = build(AuditConfig, read_yaml(path), str(path))
+    if not complete:
+        checks = replace(checks, samples=CHEAP_SAMPLES)
+
+    def make(name: str, options: Mapping[str, Any]) -> Attack:
+        return _attack(replace(config, attack=name, attack_options=options))
+
+    with progress_bar() as bar:
+        task = bar.add_task("audit", total=None)
+
+        def announce(title: str) -> None:
+            bar.update(task, description=f"audit: {title}")
+
+        return audit(Bench(plan, outcomes, checks, make, folder, announce, Thresholds()), complete)
+
+
+def run_all(config: RunConfig, complete_audit: bool = False) -> list[Result]:
     """Run each attack of a comma-separated list, and with several their per-sample worst case.
 
     Every attack gets those of ``attack_options`` that it has.
@@ -178,7 +202,7 @@ def run_all(config: RunConfig) -> list[Result]:
     """
     names = [name.strip() for name in config.attack.split(",")]
     if len(names) == 1:
-        return [run(config)]
+        return [run(config, complete_audit)]
     if len(set(names)) < len(names):
         raise UserError(f"attack {config.attack!r} names an attack twice; drop one")
     options = {
@@ -197,7 +221,7 @@ def run_all(config: RunConfig) -> list[Result]:
         for name in names
     ]
     plans = [prepare(each)[1] for each in configs]  # what is wrong with the last is said before the first
-    results = [run(each) for each in configs]
+    results = [run(each, complete_audit) for each in configs]
     return [*results, _ensemble(results, plans[0])]
 
 

@@ -94,6 +94,7 @@ def record(
     loaded: LoadedModel,
     outcomes: Outcomes,
     measured: Mapping[str, Accuracy],
+    audit: Mapping[str, Any],
     started: str,
 ) -> dict[str, Any]:
     """The JSON record of a run."""
@@ -131,6 +132,7 @@ def record(
         "scoring": {"draws": plan.draws, "headline": "mean"},
         "headline": headline(plan.goal),
         "accuracy": {name: asdict(value) for name, value in measured.items()},
+        "audit": audit,
         "cost": {
             "forward_passes": outcomes.forward,
             "backward_passes": outcomes.backward,
@@ -161,5 +163,6 @@ def ensemble_record(
         "attack": {"name": "ensemble", "members": " + ".join(names), "eot": first["attack"]["eot"]},
         "members": [m["run"] for m in members],
         "accuracy": {name: asdict(value) for name, value in measured.items()},
+        "audit": {"verdict": ", ".join(sorted({m["audit"]["verdict"] for m in members})), "findings": []},
         "cost": {key: round(sum(m["cost"][key] for m in members), 3) for key in first["cost"]},
     }

@@ -22,6 +22,8 @@ def show(record: Mapping[str, Any], console: Console) -> None:
     console.print(f"\n[bold]{title}[/bold]")
     console.print(_accuracies(record))
     console.print(_conditions(record))
+    if record["audit"]["findings"] and record["audit"]["complete"]:
+        console.print(_findings(record["audit"]))
 
 
 def _accuracies(record: Mapping[str, Any]) -> Table:
@@ -67,6 +69,19 @@ def _conditions(record: Mapping[str, Any]) -> Table:
             table.add_row("intervals", "given this one draw; another may give another accuracy")
     per_sample = ", ".join(f"{cost[f'{way}_passes'] / samples:.1f} {way}" for way in ("forward", "backward"))
     table.add_row("cost", f"{per_sample} passes a sample, {cost['seconds']:.1f} s")
+    table.add_row("verdict", record["audit"]["verdict"])
     for caveat in (*record["model"]["caveats"], *record["dataset"]["caveats"]):
         table.add_row("caveat", caveat)
+    return table
+
+
+def _findings(audit: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for title in ("check", "passed", f"evidence ({audit['samples']} samples, {audit['seconds']:.0f} s)"):
+        table.add_column(title)
+    for finding in audit["findings"]:
+        passed = "yes" if finding["passed"] else "NO"
+        table.add_row(
+            finding["check"], passed, finding["evidence"], style="" if finding["passed"] else "bold"
+        )
     return table

@@ -1,0 +1,106 @@
+"""The audit: known fakes are caught, sound models pass, and what a run stores of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import ATTACKS, CHANNELS, CLASSES, ConvNet, labelled_by, plan_of, random_split, seeded, threat_of
+from torch import Tensor
+
+from benchmarks.audit import CASES, audited
+from robustbench_med.api.attack import Attack, Batch, Target
+from robustbench_med.audit import SOUND, UNAUDITED, AuditConfig, Bench, Other, Thresholds, _lead, audit
+from robustbench_med.cli import main
+from robustbench_med.evaluation import evaluate
+from robustbench_med.pipeline import RunConfig, run
+
+QUICK = (
+    "quantised pixels",
+    "thermometer code",
+    "logits times 1000",
+    "probabilities",
+    "NaN gradient",
+    "undefended",
+)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_fakes_are_flagged_and_sound_models_are_not(name: str) -> None:
+    _, found = audited(CASES[name], 0)
+    assert (found.verdict == SOUND) == CASES[name].sound, found.findings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", CASES)
+def test_every_fake_on_three_seeds(name: str, seed: int) -> None:
+    _, found = audited(CASES[name], seed)
+    assert (found.verdict == SOUND) == CASES[name].sound, found.findings
+
+
+@dataclass(frozen=True)
+class Lazy(Attack):
+    """Returns the clean images: an attack that every other one beats."""
+
+    def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
+        del target
+        return dict(batch.inputs)
+
+
+def test_a_weak_attack_is_named_by_what_beats_it(tmp_path: Path) -> None:
+    net = seeded(ConvNet, CHANNELS, CLASSES)
+    plan = plan_of(net, labelled_by(net, random_split(60)), Lazy(), threat_of(a=0.1, b=0.1))
+    outcomes = evaluate(plan, tmp_path / "run", lambda _: None)
+    config = AuditConfig(others=(Other("one step", "fgsm"),), strong=Other("unbounded", "fgsm"))
+
+    def make(name: str, options: Mapping[str, Any]) -> Attack:
+        assert (name, options) == ("fgsm", {})
+        return ATTACKS.get("fgsm")()
+
+    found = audit(Bench(plan, outcomes, config, make, tmp_path, lambda _: None, Thresholds()))
+    failed = {f.check for f in found.findings if not f.passed}
+    assert "one step" in failed
+    assert not failed & {"finite", "logits", "gradients", "uphill"}
+    assert found.forward > 0
+
+
+def test_a_lead_is_certain_only_beyond_chance() -> None:
+    rng = np.random.default_rng(0)
+    same = rng.random((1, 100)) < 0.5
+    assert _lead(same, same) == (0.0, 0.0)
+    fewer = same.copy()
+    fewer[0, np.flatnonzero(same[0])[:1]] = False
+    mean, low = _lead(same, fewer)
+    assert mean == pytest.approx(0.01)
+    assert low < 0
+    fewer[0, np.flatnonzero(same[0])[:12]] = False
+    assert _lead(same, fewer)[1] > 0.05
+    # Draws shared by all samples: one lucky draw of ten is no certainty.
+    draws = np.ones((10, 100), bool)
+    lucky = draws.copy()
+    lucky[0] = False
+    assert _lead(draws, lucky)[1] < 0
+
+
+def test_every_run_makes_the_cheap_checks(weights: dict[str, Path], tmp_path: Path) -> None:
+    config = RunConfig("concat", "fgsm", weights=str(weights["concat"]), samples=4, out=str(tmp_path))
+    found = run(config).record["audit"]
+    assert {f["check"] for f in found["findings"]} == {"finite", "logits", "gradients", "uphill"}
+    assert not found["complete"]
+    failed = [f["check"] for f in found["findings"] if not f["passed"]]
+    assert found["verdict"] == (", ".join(failed) or UNAUDITED)
+
+
+def test_robmed_audit_prints_every_check(concat: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = concat.parent / "runs"
+    flags = f"--model concat --attack pgd --weights {concat} --steps 1 --samples 3 --out {runs}"
+    assert main(["audit", *flags.split()]) == 0
+    printed = capsys.readouterr().out
+    for word in ("verdict", "evidence", "monotone", "unbounded", "more steps", "scores", "transfer"):
+        assert word in printed
+    assert not list(runs.glob("*/audit"))
