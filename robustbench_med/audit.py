@@ -25,6 +25,7 @@ from robustbench_med.api.errors import UserError
 from robustbench_med.api.objective import Loss, cross_entropy, margin
 from robustbench_med.api.seeding import derive
 from robustbench_med.api.threat import Budget, ThreatModel
+from robustbench_med.eot import Curve
 from robustbench_med.evaluation import Outcomes, Plan, evaluate, load_batch
 from robustbench_med.files import sha256_json
 from robustbench_med.reporting.record import correct, headline
@@ -355,6 +356,13 @@ def more_draws(bench: Bench) -> Iterator[Finding]:
         many = replace(attack, steps=attack.steps * plan.eot)
         right = bench.under("EOT 1 at the same cost", eot=1, attack=many)
         yield _compared(bench, "single draws", right, refined=True)
+
+
+def converged(curve: Curve) -> Finding:
+    """Whether the search for the number of EOT draws came to an end."""
+    last = curve.points[-1]
+    said = f"{_percent(last.robust)} at {last.draws} draws, where gradients agree to {last.agreement:.2f}"
+    return Finding("EOT", curve.converged, said if curve.converged else f"not converged: {said}")
 
 
 def _compared(bench: Bench, role: str, right: NDArray[np.bool_], refined: bool) -> Finding:

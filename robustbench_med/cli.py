@@ -70,7 +70,11 @@ def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
     add("--keep", help="best (default) or last iterate")
     add("--random-start", action=argparse.BooleanOptionalAction, help="start at a random point of the ball")
     add("--option", action="append", metavar="NAME=VALUE", help="any other option of the attack")
-    add("--eot", type=int, help="draws behind each gradient of a random model; default 10")
+    add(
+        "--eot",
+        type=_count_or_auto,
+        help="draws behind each gradient of a random model (default 10), or auto",
+    )
     add("--draws", type=int, help="scoring draws of a random model; default 10")
     add("--samples", type=int, help="how many test samples, 0 for all; default 200")
     add("--batch-size", type=int, help="default 100; changes no outcome of a deterministic model")
@@ -80,6 +84,10 @@ def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
     add("--leaderboard", help="CSV that gets the row; default OUT/leaderboard.csv")
     add("--audit", action="store_true", default=audit, help="run every check of the audit (robmed audit)")
     parser.set_defaults(command=_run)
+
+
+def _count_or_auto(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,9 +23,10 @@ from robustbench_med.api.objective import Goal
 from robustbench_med.api.registry import Registry, unknown
 from robustbench_med.api.seeding import derive
 from robustbench_med.api.threat import Budget, Norm, ThreatModel
-from robustbench_med.audit import CHEAP_SAMPLES, Audit, AuditConfig, Bench, Thresholds, audit
+from robustbench_med.audit import CHEAP_SAMPLES, Audit, AuditConfig, Bench, Thresholds, audit, converged
 from robustbench_med.config import build, find, read_yaml
 from robustbench_med.data.catalog import load_dataset
+from robustbench_med.eot import Curve, converge
 from robustbench_med.evaluation import Outcomes, Plan, evaluate, worst_case
 from robustbench_med.files import require_writable, sha256_file, sha256_json, write_json
 from robustbench_med.models.zoo import (
@@ -41,7 +42,7 @@ from robustbench_med.models.zoo import (
 )
 from robustbench_med.progress import progress_bar
 from robustbench_med.reporting import leaderboard
-from robustbench_med.reporting.picture import draw
+from robustbench_med.reporting.picture import draw, draw_curve
 from robustbench_med.reporting.record import (
     Accuracy,
     accuracies,
@@ -72,7 +73,8 @@ class RunConfig:
         modality: the attacked modalities; all when empty.
         head: "any", "all" or a task.
         attack_options: fields of the attack (steps, step_size, restarts, …).
-        eot: draws behind each gradient; 10 for random models when not given, 1 for others.
+        eot: draws behind each gradient; 10 for random models when not given, 1 for others. "auto"
+            doubles them on a part of the samples until that stops to matter.
         draws: scoring draws of random models.
         samples: how many test samples, a fixed subset that grows with the number; 0 means all.
         batch_size: changes no outcome of a deterministic model.
@@ -89,7 +91,7 @@ class RunConfig:
     modality: tuple[str, ...] = ()
     head: str = "any"
     attack_options: Mapping[str, Any] = field(default_factory=dict)
-    eot: int | None = None
+    eot: int | Literal["auto"] | None = None
     draws: int = 10
     samples: int = 200
     batch_size: int = 100
@@ -161,17 +163,32 @@ def run(config: RunConfig, complete_audit: bool = False) -> Result:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     # Two equal runs at once take turns: they would share their parts.
     with FileLock(out / f".{folder.name}.lock"):
+        curve = None
+        if stored["eot"] == "auto":
+            curve = _searched(plan, folder / "eot")
+            plan = replace(plan, eot=curve.draws)
         outcomes = _evaluated(plan, folder, f"{loaded.config.label} under {config.attack}")
         measured = accuracies(outcomes, plan)
         findings = _audited(plan, outcomes, folder / "audit", config, complete_audit)
+        if curve is not None:
+            findings = replace(findings, findings=(*findings.findings, converged(curve)))
         result = record(run_id, stored, plan, loaded, outcomes, measured, findings.as_record(), started)
+        if curve is not None:
+            result["eot_curve"] = curve.as_record()
+            draw_curve(curve, folder / "eot.png")
         draw(outcomes, plan, folder / "picture.png")
         outcomes.save(folder / "outcomes.npz")
         write_json(folder / "record.json", result)
         leaderboard.append(board, leaderboard.row(result))
-        for parts in ("parts", "audit"):
+        for parts in ("parts", "audit", "eot"):
             shutil.rmtree(folder / parts, ignore_errors=True)
     return Result(measured, result, folder, board)
+
+
+def _searched(plan: Plan, folder: Path) -> Curve:
+    with progress_bar() as bar:
+        task = bar.add_task("EOT auto", total=None)
+        return converge(plan, folder, lambda title: bar.update(task, description=f"auto: {title}"))
 
 
 def _audited(plan: Plan, outcomes: Outcomes, folder: Path, config: RunConfig, complete: bool) -> Audit:
@@ -251,7 +268,7 @@ def prepare(config: RunConfig) -> tuple[LoadedModel, Plan]:
         UserError: see ``run``.
     """
     attack = _attack(config)
-    counts = (config.batch_size, config.draws, DEFAULT_EOT if config.eot is None else config.eot)
+    counts = (config.batch_size, config.draws, _draws(config))
     if config.samples < 0 or min(counts) < 1:
         raise UserError("samples must be 0 (all) or more; batch-size, draws and eot 1 or more")
     if config.model not in model_names() and not config.model.endswith((".yaml", ".yml")):
@@ -269,13 +286,18 @@ def prepare(config: RunConfig) -> tuple[LoadedModel, Plan]:
         name=config.attack,
         threat=threat,
         goal=goal,
-        eot=(config.eot or DEFAULT_EOT) if random else 1,
+        eot=_draws(config) if random else 1,
         draws=config.draws if random else 1,
         batch_size=config.batch_size,
         seed=config.seed,
         device=config.device,
     )
     return loaded, plan
+
+
+def _draws(config: RunConfig) -> int:
+    """EOT draws of a random model, before any search for them."""
+    return DEFAULT_EOT if config.eot in (None, "auto") else int(config.eot)
 
 
 def load_model(
@@ -343,7 +365,12 @@ def _stored_config(config: RunConfig, plan: Plan) -> dict[str, Any]:
     stored = asdict(config)
     for name in ("out", "leaderboard", "weights"):
         del stored[name]
-    counts = {"eot": plan.eot, "draws": plan.draws, "samples": len(plan.split)}
+    random = plan.model.draws_shared_by != "none"
+    counts = {
+        "eot": "auto" if random and config.eot == "auto" else plan.eot,
+        "draws": plan.draws,
+        "samples": len(plan.split),
+    }
     return stored | counts | {"attack_options": asdict(plan.attack)}  # type: ignore[call-overload]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_med.api.dataset import Task
+from robustbench_med.eot import Curve
 from robustbench_med.evaluation import Outcomes, Plan
 from robustbench_med.files import replacing
 from robustbench_med.reporting.leaderboard import radius
@@ -36,6 +37,37 @@ def draw(outcomes: Outcomes, plan: Plan, path: Path) -> None:
     synthetic = ", synthetic" if plan.split.info.synthetic else ""
     figure.suptitle(f"{plan.split.info.name}{synthetic}: {plan.name}", fontsize=11)
     figure.tight_layout(rect=(0, 0, 1, 0.98))
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    plt.close(figure)
+
+
+def draw_curve(curve: Curve, path: Path) -> None:
+    """Write a PNG: robust accuracy with its interval, and agreement of gradients, over EOT draws."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    draws = [p.draws for p in curve.points]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3))
+    left.errorbar(
+        draws,
+        [100 * p.robust for p in curve.points],
+        yerr=np.array([(p.robust - p.low, p.high - p.robust) for p in curve.points]).T * 100,
+        marker="o",
+        capsize=3,
+    )
+    left.set_ylabel(f"robust accuracy (%), {curve.samples} samples")
+    right.plot(draws, [p.agreement for p in curve.points], marker="o")
+    right.set_ylabel("cosine of two gradients")
+    right.set_ylim(0, 1)
+    for axis in (left, right):
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(draws, [str(d) for d in draws])
+        axis.set_xlabel("draws a gradient (EOT)")
+    figure.suptitle("converged" if curve.converged else "not converged", fontsize=10)
+    figure.tight_layout()
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
     plt.close(figure)
