@@ -9,6 +9,7 @@ from torch import Tensor
 
 from robustbench_med.api.defense import Defense
 from robustbench_med.api.errors import UserError
+from robustbench_med.api.fields import Fraction
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.randomness import RandomLayer
 
@@ -23,12 +24,13 @@ class ResizePad(Defense):
     (high·H, high·W). Switched off, images keep their size.
 
     Attributes:
-        low, high: factors on the image's size. 310/299 and 331/299 are the paper's; high = 1 keeps
-            the size, for nets that take no other.
+        low, high: factors on the image's size. The paper enlarges: 310/299 and 331/299. The default
+            has its range, 310/331 to 1, but keeps the size: nets for small images can lose all
+            their accuracy on images a few pixels larger.
     """
 
-    low: float = 310 / 299
-    high: float = 331 / 299
+    low: Fraction = 310 / 331
+    high: Fraction = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.low < self.high <= 4:

@@ -14,6 +14,8 @@ from robustbench_med.api.errors import UserError
 LISTS = ("models", "attacks", "defenses", "datasets", "recipes", "protocols")
 ATTACK_OPTIONS = ("steps", "step_size", "restarts", "loss", "keep", "random_start")
 
+ADDED = "put a defense (robmed list defenses) on top of the model's own; repeatable, in this order"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it is done, 2 for what the user must mend, 130 after Ctrl-C."""
@@ -56,6 +58,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     add("--model", help="name (robmed list models) or YAML file")
     add("--attack", help="name (robmed list attacks), library:Class for an adapter, or several with commas")
+    add("--defense", action="append", dest="defenses", metavar="NAME:OPTION=VALUE,…", help=ADDED)
     add("--dataset", help="data set (robmed list datasets); default phantom, synthetic and built in")
     add("--weights", help="safetensors file; default: the shipped weights of this model and data set")
     add("--eps", help="radius of every attacked modality, or name=radius,…; default 4/255")

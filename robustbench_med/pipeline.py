@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -28,8 +29,11 @@ from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation import Outcomes, Plan, evaluate, worst_case
 from robustbench_med.files import require_writable, sha256_file, sha256_json, write_json
 from robustbench_med.models.zoo import (
+    DefenseConfig,
+    DefenseSpec,
     LoadedModel,
     build_model,
+    card_model,
     config_from_card,
     default_weights,
     load_weights,
@@ -68,6 +72,8 @@ class RunConfig:
         norm: "linf" or "l2".
         modality: the attacked modalities; all when empty.
         head: "any", "all" or a task.
+        defenses: put on top of the model's own, in this order; flags and YAML may write one as
+            "gaussian-noise:sigma=0.1".
         attack_options: fields of the attack (steps, step_size, restarts, …).
         eot: draws behind each gradient; 10 for random models when not given, 1 for others.
         draws: scoring draws of random models.
@@ -85,6 +91,7 @@ class RunConfig:
     norm: str = "linf"
     modality: tuple[str, ...] = ()
     head: str = "any"
+    defenses: tuple[DefenseSpec, ...] = ()
     attack_options: Mapping[str, Any] = field(default_factory=dict)
     eot: int | None = None
     draws: int = 10
@@ -141,17 +148,17 @@ def run(config: RunConfig) -> Result:
     leaderboard.check_header(board)
     for folder in (out, board.parent):
         require_writable(folder)
-    stored = _stored_config(config, plan)
+    stored = _stored_config(config, plan, loaded)
     # The model's config too: a model file may change while its name and weights stay.
     identity = [
         version("robustbench-med"),
         stored,
-        asdict(loaded.config),
+        card_model(loaded.config),
         loaded.weights_sha256,
         plan.split.fingerprint,
     ]
     run_id = sha256_json(identity)[:12]
-    folder = out / f"{loaded.config.label}-{config.attack.replace(':', '-')}-{config.dataset}-{run_id}"
+    folder = out / f"{folder_name(loaded.config.label)}-{config.attack.replace(':', '-')}-{config.dataset}-{run_id}"
     started = datetime.now(UTC).isoformat(timespec="seconds")
     # Two equal runs at once take turns: they would share their parts.
     with FileLock(out / f".{folder.name}.lock"):
@@ -210,7 +217,7 @@ def _ensemble(results: list[Result], plan: Plan) -> Result:
     made = ensemble_record(run_id, [result.record for result in results], measured)
     board = results[0].leaderboard
     folder = (
-        results[0].folder.parent / f"{made['model']['label']}-ensemble-{made['dataset']['name']}-{run_id}"
+        results[0].folder.parent / f"{folder_name(made['model']['label'])}-ensemble-{made['dataset']['name']}-{run_id}"
     )
     worst.save(folder / "outcomes.npz")
     write_json(folder / "record.json", made)
@@ -233,7 +240,9 @@ def prepare(config: RunConfig) -> tuple[LoadedModel, Plan]:
     whole = load_dataset(config.dataset, "test")
     split = _subset(whole, config.samples)
     threat, goal = _threat_model(config, split.info), _goal(config, split.info)
-    loaded = load_model(config.model, config.dataset, config.weights, config.device, split.info)
+    loaded = load_model(
+        config.model, config.dataset, config.weights, config.device, split.info, config.defenses
+    )
     loaded = replace(loaded, caveats=_weights_caveats(loaded, whole))
     random = loaded.model.draws_shared_by != "none"
     plan = Plan(
@@ -258,6 +267,7 @@ def load_model(
     weights: str | None = None,
     device: str = "cpu",
     info: DatasetInfo | None = None,
+    defenses: Sequence[DefenseConfig] = (),
 ) -> LoadedModel:
     """A trained model, ready to be evaluated.
 
@@ -266,9 +276,10 @@ def load_model(
             what exactly was trained (its width, its defenses' parameters); a config's own words
             stand, so that a defense's parameters can be changed.
         info: the data set's, if it is at hand already.
+        defenses: put on top of the model's own, in this order.
 
     Raises:
-        UserError: unknown model, missing or foreign weights.
+        UserError: unknown model or defense, missing or foreign weights.
     """
     named = model_config(model)
     path = Path(weights) if weights else default_weights(named.name, dataset)
@@ -279,6 +290,7 @@ def load_model(
         raise UserError(
             f"{path} holds weights of {config.name!r}, not {named.name!r}; say --model {config.name}"
         )
+    config = config.with_defenses(defenses)
     net = on_device(build_model(config, info or load_dataset(dataset, "test").info), device)
     load_weights(net, path)
     if net.channels_last and torch.device(device).type == "cpu":
@@ -312,13 +324,21 @@ def _evaluated(plan: Plan, folder: Path, title: str) -> Outcomes:
         return evaluate(plan, folder / "parts", lambda done: bar.advance(task, done))
 
 
-def _stored_config(config: RunConfig, plan: Plan) -> dict[str, Any]:
+def _stored_config(config: RunConfig, plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
     """The config with every default filled in, less what changes no number."""
     stored = asdict(config)
     for name in ("out", "leaderboard", "weights"):
         del stored[name]
     counts = {"eot": plan.eot, "draws": plan.draws, "samples": len(plan.split)}
-    return stored | counts | {"attack_options": asdict(plan.attack)}  # type: ignore[call-overload]
+    # The last of the model's: a model file may have some of its own.
+    given = loaded.config.added[len(loaded.config.added) - len(config.defenses) :]
+    options = asdict(plan.attack)  # type: ignore[call-overload]
+    return stored | counts | {"defenses": [asdict(defense) for defense in given], "attack_options": options}
+
+
+def folder_name(label: str) -> str:
+    """A model's label without what file systems and shells trip over, and short enough for them."""
+    return re.sub(r"[^\w.+-]+", "-", label).strip("-")[:120]
 
 
 def _attack(config: RunConfig) -> Attack:
