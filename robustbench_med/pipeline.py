@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -158,7 +158,7 @@ def run(config: RunConfig) -> Result:
         plan.split.fingerprint,
     ]
     run_id = sha256_json(identity)[:12]
-    folder = out / f"{folder_name(loaded.config.label)}-{config.attack.replace(':', '-')}-{config.dataset}-{run_id}"
+    folder = out / folder_name(loaded.config.label, config.attack, config.dataset, run_id)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     # Two equal runs at once take turns: they would share their parts.
     with FileLock(out / f".{folder.name}.lock"):
@@ -216,9 +216,8 @@ def _ensemble(results: list[Result], plan: Plan) -> Result:
     run_id = sha256_json([result.record["run"] for result in results])[:12]
     made = ensemble_record(run_id, [result.record for result in results], measured)
     board = results[0].leaderboard
-    folder = (
-        results[0].folder.parent / f"{folder_name(made['model']['label'])}-ensemble-{made['dataset']['name']}-{run_id}"
-    )
+    name = folder_name(made["model"]["label"], "ensemble", made["dataset"]["name"], run_id)
+    folder = results[0].folder.parent / name
     worst.save(folder / "outcomes.npz")
     write_json(folder / "record.json", made)
     leaderboard.append(board, leaderboard.row(made))
@@ -235,15 +234,10 @@ def prepare(config: RunConfig) -> tuple[LoadedModel, Plan]:
     counts = (config.batch_size, config.draws, DEFAULT_EOT if config.eot is None else config.eot)
     if config.samples < 0 or min(counts) < 1:
         raise UserError("samples must be 0 (all) or more; batch-size, draws and eot 1 or more")
-    if config.model not in model_names() and not config.model.endswith((".yaml", ".yml")):
-        raise unknown("model", config.model, model_names())
-    whole = load_dataset(config.dataset, "test")
-    split = _subset(whole, config.samples)
+    _require_model(config.model)
+    whole, split = load_split(config.dataset, config.samples)
     threat, goal = _threat_model(config, split.info), _goal(config, split.info)
-    loaded = load_model(
-        config.model, config.dataset, config.weights, config.device, split.info, config.defenses
-    )
-    loaded = replace(loaded, caveats=_weights_caveats(loaded, whole))
+    loaded = load_trained(config, whole)
     random = loaded.model.draws_shared_by != "none"
     plan = Plan(
         model=loaded.model,
@@ -259,6 +253,39 @@ def prepare(config: RunConfig) -> tuple[LoadedModel, Plan]:
         device=config.device,
     )
     return loaded, plan
+
+
+class ModelChoice(Protocol):
+    """The part of a config that says which model is meant; see ``RunConfig``."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def weights(self) -> str | None: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def defenses(self) -> tuple[DefenseConfig, ...]: ...
+
+
+def load_trained(config: ModelChoice, whole: Split) -> LoadedModel:
+    """The model of a config, with what its weights' card says of ``whole``, the test split.
+
+    Raises:
+        UserError: see ``load_model``; weights trained on another split of the same data.
+    """
+    _require_model(config.model)
+    loaded = load_model(
+        config.model, config.dataset, config.weights, config.device, whole.info, config.defenses
+    )
+    return replace(loaded, caveats=_weights_caveats(loaded, whole))
+
+
+def _require_model(name: str) -> None:
+    if name not in model_names() and not name.endswith((".yaml", ".yml")):
+        raise unknown("model", name, model_names())
 
 
 def load_model(
@@ -336,9 +363,15 @@ def _stored_config(config: RunConfig, plan: Plan, loaded: LoadedModel) -> dict[s
     return stored | counts | {"defenses": [asdict(defense) for defense in given], "attack_options": options}
 
 
-def folder_name(label: str) -> str:
-    """A model's label without what file systems and shells trip over, and short enough for them."""
-    return re.sub(r"[^\w.+-]+", "-", label).strip("-")[:120]
+def folder_name(label: str, what: str, dataset: str, run_id: str) -> str:
+    """The folder of a run, without what file systems and shells trip over, and short enough for them.
+
+    Args:
+        label: the model's.
+        what: was done with it.
+    """
+    model = re.sub(r"[^\w.+-]+", "-", label).strip("-")[:120]
+    return f"{model}-{what.replace(':', '-')}-{dataset}-{run_id}"
 
 
 def _attack(config: RunConfig) -> Attack:
@@ -386,6 +419,16 @@ def _goal(config: RunConfig, info: DatasetInfo) -> Goal:
     if config.head not in known:
         raise unknown("head", config.head, known)
     return Goal(config.head)
+
+
+def load_split(dataset: str, samples: int) -> tuple[Split, Split]:
+    """The whole test split, and the subset of it that ``samples`` stands for (0: all).
+
+    Raises:
+        UserError: unknown data set, or more samples than it has.
+    """
+    whole = load_dataset(dataset, "test")
+    return whole, _subset(whole, samples)
 
 
 def _subset(split: Split, samples: int) -> Split:

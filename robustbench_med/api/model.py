@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.randomness import NoiseSource, RandomLayer
 
-
 Forward = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 """Modalities (B, C, H, W) to logits by task (B, K)."""
 
@@ -72,7 +71,8 @@ class FusionModel(nn.Module, ABC):
 
     def _preprocessed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for layers in self._preprocessing:
-            inputs = {name: layer(inputs[name]) for name, layer in zip(self.channels, layers, strict=True)}
+            of_each = zip(self.channels, cast(nn.ModuleList, layers), strict=True)
+            inputs = {name: layer(inputs[name]) for name, layer in of_each}
         logits: dict[str, Tensor] = super().__call__(inputs)
         return logits
 
