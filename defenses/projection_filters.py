@@ -1,4 +1,4 @@
-"""Random projection filters (RPF): Dong & Xu, CVPR 2023, as MAIL's authors put them into EMILA."""
+"""Random projection filters (RPF): Dong & Xu, CVPR 2023, and as MAIL's authors put them into EMILA."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ from robustbench_med.api.errors import UserError
 from robustbench_med.api.layers import SameConv2d, conv2d_same, start_like_keras
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.randomness import RandomLayer
+from robustbench_med.api.seeding import derive
 
 Layout = Literal["appended", "replaced"]
+Draw = Literal["forward", "frozen"]
+
+HOOKS = {"branches": "convolution", "stem": "stem-convolution"}
 
 
 @dataclass(frozen=True)
 class ProjectionFilters(Defense):
-    """Part of the filters of each convolution become random kernels, drawn anew at every forward.
+    """Part of the filters of each convolution become random kernels.
 
-    Kernels are N(0, 1/k²) for a k×k filter, have no bias, and are shared by the batch.
+    Kernels are N(0, 1/k²) for a k×k filter, have no bias, and are shared by the batch. Dong & Xu
+    put 75 % of them into the first convolution only (``where="stem"``, ``ratio=0.75``); MAIL's
+    authors put them into every branch of EMILA.
 
     Attributes:
         ratio: share of the filters that are random, 0 to 1. 0, as in the released Robust-MAIL,
@@ -30,17 +36,25 @@ class ProjectionFilters(Defense):
         layout: "appended" puts the random filters last (the release's effective definition);
             "replaced" keeps every trained kernel and overrides the last ones, of each group in a
             grouped convolution (the release's overridden first definition).
+        draw: "forward" draws the kernels anew at every forward pass, "frozen" once for all (they are
+            then a fixed part of the net, which is deterministic).
+        seed: of the frozen kernels.
+        where: "branches" is every convolution at the model's hook "convolution", "stem" the first
+            one of each modality.
     """
 
     ratio: float = 0.25
     layout: Layout = "appended"
+    draw: Draw = "forward"
+    seed: int = 0
+    where: Literal["branches", "stem"] = "branches"
 
     def apply(self, model: FusionModel) -> None:
         if not 0 <= self.ratio < 1:
             raise UserError(f"projection-filters: ratio is {self.ratio:g}; it must be in [0, 1)")
-        sites = model.sites("convolution")
+        sites = model.sites(HOOKS[self.where])
         if not sites:
-            raise model.no_such_hook("convolution", "projection-filters")
+            raise model.no_such_hook(HOOKS[self.where], "projection-filters")
         for site in sites:
             conv = model.get_submodule(site)
             if not isinstance(conv, SameConv2d):
@@ -50,10 +64,12 @@ class ProjectionFilters(Defense):
             # At least one filter stays trained, however narrow the net.
             count = min(round(self.ratio * conv.out_channels), conv.out_channels - 1)
             if count:
-                model.install(site, randomized(conv, count, self.layout))
+                layer = randomized(conv, count, self.layout)
+                layer.frozen_seed = self.seed if self.draw == "frozen" else None
+                model.install(site, layer)
 
 
-def randomized(conv: SameConv2d, count: int, layout: Layout = "appended") -> RandomLayer:
+def randomized(conv: SameConv2d, count: int, layout: Layout = "appended") -> RandomKernels:
     """``conv`` with ``count`` of its filters random, its start values taken over."""
     if layout == "replaced":
         return ReplacedFilters(conv, count)
@@ -64,14 +80,32 @@ def _is_depthwise(conv: SameConv2d) -> bool:
     return conv.groups == conv.in_channels == conv.out_channels and conv.kernel_size[0] > 1
 
 
-class _RandomKernels(RandomLayer):
+class RandomKernels(RandomLayer):
+    """A convolution with random kernels.
+
+    Attributes:
+        frozen_seed: of the one draw for all forward passes; None draws anew at each.
+    """
+
     shared_by = "batch"
+    frozen_seed: int | None = None
+
+    @property
+    def is_random(self) -> bool:
+        return self.frozen_seed is None
 
     def draw(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        return self.noise.normal(f"{self.site}.kernel", shape, 1 / shape[-1], like)
+        """Kernels of a shape (K, C, k, k)."""
+        if self.frozen_seed is None:
+            return self._kernels(shape, like)
+        with self.noise.frozen(derive(self.frozen_seed, "projection-filters", self.site)):
+            return self._kernels(shape, like)
+
+    def _kernels(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        return self.noise.normal(f"{self.site}.kernel", shape, 1 / shape[-1], like, shared=True)
 
 
-class AppendedFilters(_RandomKernels):
+class AppendedFilters(RandomKernels):
     """A (grouped) convolution whose last ``count`` filters are random and see all input channels."""
 
     def __init__(self, conv: SameConv2d, count: int) -> None:
@@ -92,7 +126,7 @@ class AppendedFilters(_RandomKernels):
         return torch.cat([self.trained(x), _conv_like(self.trained, x, kernels)], 1)
 
 
-class AppendedDepthwise(_RandomKernels):
+class AppendedDepthwise(RandomKernels):
     """A depthwise convolution whose last ``count`` channels have random kernels."""
 
     def __init__(self, conv: SameConv2d, count: int) -> None:
@@ -109,7 +143,7 @@ class AppendedDepthwise(_RandomKernels):
         return torch.cat([self.trained(first), _conv_like(self.trained, last, kernels)], 1)
 
 
-class ReplacedFilters(_RandomKernels):
+class ReplacedFilters(RandomKernels):
     """All filters are trained; random kernels override the last ``count`` of them.
 
     In a grouped convolution the last filters of every group are overridden and lose their bias;

@@ -14,6 +14,9 @@ from robustbench_med.api.errors import UserError
 LISTS = ("models", "attacks", "defenses", "datasets", "recipes", "protocols")
 ATTACK_OPTIONS = ("steps", "step_size", "restarts", "loss", "keep", "random_start")
 
+FLAGS = {"--eps": "radius", "--radii": "radius", "--sigma": "standard deviation"}
+ADDED = "put a defense (robmed list defenses) on top of the model's own; repeatable, in this order"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it is done, 2 for what the user must mend, 130 after Ctrl-C."""
@@ -25,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"robmed: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        goes_on = options.command in (_run, _train)
+        goes_on = options.command in (_run, _certify, _train)
         hint = "; the same command goes on from here" if goes_on else "; nothing was written"
         print(f"robmed: interrupted{hint}", file=sys.stderr)
         return 130
@@ -39,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="attack a model and record its robust accuracy"))
     _add_run(commands.add_parser("audit", help="the same, and check whether the number can be trusted"), True)
+    _add_certify(commands.add_parser("certify", help="certify a smoothed model's accuracy over L2 radii"))
     _add_train(commands.add_parser("train", help="train a model from a recipe"))
     _add_data(commands.add_parser("data", help="import data sets from their publishers' downloads"))
     lister = commands.add_parser("list", help="list what there is, plug-ins included")
@@ -57,6 +61,7 @@ def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
     )
     add("--model", help="name (robmed list models) or YAML file")
     add("--attack", help="name (robmed list attacks), library:Class for an adapter, or several with commas")
+    add("--defense", action="append", dest="defenses", metavar="NAME:OPTION=VALUE,…", help=ADDED)
     add("--dataset", help="data set (robmed list datasets); default phantom, synthetic and built in")
     add("--weights", help="safetensors file; default: the shipped weights of this model and data set")
     add("--eps", help="radius of every attacked modality, or name=radius,…; default 4/255")
@@ -88,6 +93,26 @@ def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
 
 def _count_or_auto(text: str) -> int | str:
     return text if text == "auto" else int(text)
+
+
+def _add_certify(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", required=True, help="name (robmed list models) or YAML file")
+    add("--sigma", required=True, help="noise in units of the pixel range, or name=sigma,… by modality")
+    add("--defense", action="append", dest="defenses", metavar="NAME:OPTION=VALUE,…", help=ADDED)
+    add("--dataset", help="data set (robmed list datasets); default phantom, synthetic and built in")
+    add("--weights", help="safetensors file; default: the shipped weights of this model and data set")
+    add("--n0", type=int, help="noisy copies to guess the answer from; default 100")
+    add("--n", type=int, help="fresh copies to test the guess on; default 1000")
+    add("--alpha", type=float, help="chance that the certificate of a sample is wrong; default 0.001")
+    add("--radii", help="L2 radii to report, comma-separated; default quarters of sigma")
+    add("--samples", type=int, help="how many test samples, 0 for all; default 200")
+    add("--batch-size", type=int, help="noisy copies in a forward pass; default 200")
+    add("--seed", type=int, help="default 0")
+    add("--device", help="cpu (default), cuda, …")
+    add("--out", help="folder of run folders; default runs")
+    add("--leaderboard", help="CSV that gets the row; default OUT/certified.csv")
+    parser.set_defaults(command=_certify)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
@@ -157,21 +182,41 @@ def _pairs(options: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _radii(text: str) -> float | dict[str, float]:
+def _radii(text: str, flag: str = "--eps") -> float | dict[str, float]:
     """ "4/255" or "mr=4/255,ct=2/255"."""
     if "=" not in text:
-        return _radius(text)
+        return _radius(text, flag)
     pairs = [part.partition("=") for part in text.split(",")]
-    return {name.strip(): _radius(value) for name, _, value in pairs}
+    return {name.strip(): _radius(value, flag) for name, _, value in pairs}
 
 
-def _radius(text: str) -> float:
+def _radius(text: str, flag: str) -> float:
     from robustbench_med.api.fields import fraction
 
     try:
         return float(fraction(text.strip()))  # type: ignore[arg-type]
     except (ValueError, TypeError) as error:
-        raise UserError(f"--eps: {text!r} is not a radius; write 4/255 or name=4/255,name=2/255") from error
+        example = "write 4/255 or name=4/255,name=2/255"
+        raise UserError(f"{flag}: {text!r} is not a {FLAGS[flag]}; {example}") from error
+
+
+def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    from rich.console import Console
+
+    from robustbench_med.certify import CertifyConfig, certify
+    from robustbench_med.config import build
+    from robustbench_med.reporting.certificate import show
+
+    flags = {k: v for k, v in vars(options).items() if v is not None and k != "command"}
+    flags["sigma"] = _radii(flags["sigma"], "--sigma")
+    if "radii" in flags:
+        flags["radii"] = tuple(_radius(text, "--radii") for text in flags["radii"].split(","))
+    result = certify(build(CertifyConfig, flags, "robmed certify"))
+    console = Console(soft_wrap=True, highlight=False)
+    show(result.record, console)
+    console.print(f"\nrecord  {result.folder / 'record.json'}")
+    console.print(f"row     {result.leaderboard}")
 
 
 def _train(options: argparse.Namespace, argv: Sequence[str]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -30,8 +31,11 @@ from robustbench_med.eot import Curve, converge
 from robustbench_med.evaluation import Outcomes, Plan, evaluate, worst_case
 from robustbench_med.files import require_writable, sha256_file, sha256_json, write_json
 from robustbench_med.models.zoo import (
+    DefenseConfig,
+    DefenseSpec,
     LoadedModel,
     build_model,
+    card_model,
     config_from_card,
     default_weights,
     load_weights,
@@ -72,6 +76,8 @@ class RunConfig:
         norm: "linf", "l2", or "l2-joint": one L2 ball for all attacked modalities together.
         modality: the attacked modalities; all when empty.
         head: "any", "all" or a task.
+        defenses: put on top of the model's own, in this order; flags and YAML may write one as
+            "gaussian-noise:sigma=0.1".
         attack_options: fields of the attack (steps, step_size, restarts, …).
         eot: draws behind each gradient; 10 for random models when not given, 1 for others. "auto"
             doubles them on a part of the samples until that stops to matter.
@@ -90,6 +96,7 @@ class RunConfig:
     norm: str = "linf"
     modality: tuple[str, ...] = ()
     head: str = "any"
+    defenses: tuple[DefenseSpec, ...] = ()
     attack_options: Mapping[str, Any] = field(default_factory=dict)
     eot: int | Literal["auto"] | None = None
     draws: int = 10
@@ -149,17 +156,17 @@ def run(config: RunConfig, complete_audit: bool = False) -> Result:
     leaderboard.check_header(board)
     for folder in (out, board.parent):
         require_writable(folder)
-    stored = _stored_config(config, plan)
+    stored = _stored_config(config, plan, loaded)
     # The model's config too: a model file may change while its name and weights stay.
     identity = [
         version("robustbench-med"),
         stored,
-        asdict(loaded.config),
+        card_model(loaded.config),
         loaded.weights_sha256,
         plan.split.fingerprint,
     ]
     run_id = sha256_json(identity)[:12]
-    folder = out / f"{loaded.config.label}-{config.attack.replace(':', '-')}-{config.dataset}-{run_id}"
+    folder = out / folder_name(loaded.config.label, config.attack, config.dataset, run_id)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     # Two equal runs at once take turns: they would share their parts.
     with FileLock(out / f".{folder.name}.lock"):
@@ -252,9 +259,8 @@ def _ensemble(results: list[Result], plan: Plan) -> Result:
     run_id = sha256_json([result.record["run"] for result in results])[:12]
     made = ensemble_record(run_id, [result.record for result in results], measured)
     board = results[0].leaderboard
-    folder = (
-        results[0].folder.parent / f"{made['model']['label']}-ensemble-{made['dataset']['name']}-{run_id}"
-    )
+    name = folder_name(made["model"]["label"], "ensemble", made["dataset"]["name"], run_id)
+    folder = results[0].folder.parent / name
     worst.save(folder / "outcomes.npz")
     write_json(folder / "record.json", made)
     leaderboard.append(board, leaderboard.row(made))
@@ -271,13 +277,10 @@ def prepare(config: RunConfig) -> tuple[LoadedModel, Plan]:
     counts = (config.batch_size, config.draws, _draws(config))
     if config.samples < 0 or min(counts) < 1:
         raise UserError("samples must be 0 (all) or more; batch-size, draws and eot 1 or more")
-    if config.model not in model_names() and not config.model.endswith((".yaml", ".yml")):
-        raise unknown("model", config.model, model_names())
-    whole = load_dataset(config.dataset, "test")
-    split = _subset(whole, config.samples)
+    _require_model(config.model)
+    whole, split = load_split(config.dataset, config.samples)
     threat, goal = _threat_model(config, split.info), _goal(config, split.info)
-    loaded = load_model(config.model, config.dataset, config.weights, config.device, split.info)
-    loaded = replace(loaded, caveats=_weights_caveats(loaded, whole))
+    loaded = load_trained(config, whole)
     random = loaded.model.draws_shared_by != "none"
     plan = Plan(
         model=loaded.model,
@@ -300,12 +303,46 @@ def _draws(config: RunConfig) -> int:
     return DEFAULT_EOT if config.eot in (None, "auto") else int(config.eot)
 
 
+class ModelChoice(Protocol):
+    """The part of a config that says which model is meant; see ``RunConfig``."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def weights(self) -> str | None: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def defenses(self) -> tuple[DefenseConfig, ...]: ...
+
+
+def load_trained(config: ModelChoice, whole: Split) -> LoadedModel:
+    """The model of a config, with what its weights' card says of ``whole``, the test split.
+
+    Raises:
+        UserError: see ``load_model``; weights trained on another split of the same data.
+    """
+    _require_model(config.model)
+    loaded = load_model(
+        config.model, config.dataset, config.weights, config.device, whole.info, config.defenses
+    )
+    return replace(loaded, caveats=_weights_caveats(loaded, whole))
+
+
+def _require_model(name: str) -> None:
+    if name not in model_names() and not name.endswith((".yaml", ".yml")):
+        raise unknown("model", name, model_names())
+
+
 def load_model(
     model: str,
     dataset: str = "phantom",
     weights: str | None = None,
     device: str = "cpu",
     info: DatasetInfo | None = None,
+    defenses: Sequence[DefenseConfig] = (),
 ) -> LoadedModel:
     """A trained model, ready to be evaluated.
 
@@ -314,9 +351,10 @@ def load_model(
             what exactly was trained (its width, its defenses' parameters); a config's own words
             stand, so that a defense's parameters can be changed.
         info: the data set's, if it is at hand already.
+        defenses: put on top of the model's own, in this order.
 
     Raises:
-        UserError: unknown model, missing or foreign weights.
+        UserError: unknown model or defense, missing or foreign weights.
     """
     named = model_config(model)
     path = Path(weights) if weights else default_weights(named.name, dataset)
@@ -327,6 +365,7 @@ def load_model(
         raise UserError(
             f"{path} holds weights of {config.name!r}, not {named.name!r}; say --model {config.name}"
         )
+    config = config.with_defenses(defenses)
     net = on_device(build_model(config, info or load_dataset(dataset, "test").info), device)
     load_weights(net, path)
     if net.channels_last and torch.device(device).type == "cpu":
@@ -360,7 +399,7 @@ def _evaluated(plan: Plan, folder: Path, title: str) -> Outcomes:
         return evaluate(plan, folder / "parts", lambda done: bar.advance(task, done))
 
 
-def _stored_config(config: RunConfig, plan: Plan) -> dict[str, Any]:
+def _stored_config(config: RunConfig, plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
     """The config with every default filled in, less what changes no number."""
     stored = asdict(config)
     for name in ("out", "leaderboard", "weights"):
@@ -371,7 +410,21 @@ def _stored_config(config: RunConfig, plan: Plan) -> dict[str, Any]:
         "draws": plan.draws,
         "samples": len(plan.split),
     }
-    return stored | counts | {"attack_options": asdict(plan.attack)}  # type: ignore[call-overload]
+    # The last of the model's: a model file may have some of its own.
+    given = loaded.config.added[len(loaded.config.added) - len(config.defenses) :]
+    options = asdict(plan.attack)  # type: ignore[call-overload]
+    return stored | counts | {"defenses": [asdict(defense) for defense in given], "attack_options": options}
+
+
+def folder_name(label: str, what: str, dataset: str, run_id: str) -> str:
+    """The folder of a run, without what file systems and shells trip over, and short enough for them.
+
+    Args:
+        label: the model's.
+        what: was done with it.
+    """
+    model = re.sub(r"[^\w.+-]+", "-", label).strip("-")[:120]
+    return f"{model}-{what.replace(':', '-')}-{dataset}-{run_id}"
 
 
 def _attack(config: RunConfig) -> Attack:
@@ -420,6 +473,16 @@ def _goal(config: RunConfig, info: DatasetInfo) -> Goal:
     if config.head not in known:
         raise unknown("head", config.head, known)
     return Goal(config.head)
+
+
+def load_split(dataset: str, samples: int) -> tuple[Split, Split]:
+    """The whole test split, and the subset of it that ``samples`` stands for (0: all).
+
+    Raises:
+        UserError: unknown data set, or more samples than it has.
+    """
+    whole = load_dataset(dataset, "test")
+    return whole, _subset(whole, samples)
 
 
 def _subset(split: Split, samples: int) -> Split:

@@ -42,7 +42,7 @@ def test_help_answers_at_once() -> None:
     assert min(times) < 0.5
 
 
-@pytest.mark.parametrize("command", ["run", "train", "data", "list"])
+@pytest.mark.parametrize("command", ["run", "certify", "train", "data", "list"])
 def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main([command, "--help"])

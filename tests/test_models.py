@@ -104,7 +104,7 @@ def test_every_modality_and_parameter_matters(model_class: Callable[..., FusionM
     model = mail() if model_class is MAIL else Concat(TWO, CLASSES, width=NARROW).eval()
     inputs = {name: x.requires_grad_() for name, x in images(TWO).items()}
     model.requires_grad_(True)
-    sum(x.pow(2).sum() for x in model(inputs).values()).backward()
+    torch.stack([x.pow(2).sum() for x in model(inputs).values()]).sum().backward()  # type: ignore[no-untyped-call]
     assert all(x.grad is not None and x.grad.abs().sum() > 0 for x in inputs.values())
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 

@@ -11,7 +11,14 @@ class Defense(ABC):
     """A change to a model that is meant to make it robust.
 
     Write a frozen dataclass whose fields are the defense's parameters, and register it under
-    ``robustbench_med.defenses``. Model configs name it and set its fields; records repeat them.
+    ``robustbench_med.defenses``. Model configs and ``--defense`` name it and set its fields; records
+    repeat them. Several are applied in the order in which they are named.
+
+    A defense changes the images (``FusionModel.preprocess``), encloses the model
+    (``FusionModel.wrap``), both of which every model offers, or replaces layers at the hooks that a
+    model offers (``FusionModel.sites`` and ``install``). A random one draws only from the
+    ``NoiseSource`` of its ``RandomLayer``; it can then be frozen to a recorded draw
+    (``model.noise.frozen(seed)``) and switched off (``model.noise.scale = 0``).
     """
 
     @abstractmethod
@@ -19,5 +26,5 @@ class Defense(ABC):
         """Change ``model`` in place, before its weights are loaded.
 
         Raises:
-            UserError: the model does not offer the hook the defense needs.
+            UserError: a parameter is out of range, or the model lacks the hook the defense needs.
         """

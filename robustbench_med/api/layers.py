@@ -1,15 +1,18 @@
 """Layers that models and defenses share.
 
-They follow Keras' conventions, so that released weights reproduce their outputs.
+Those with weights follow Keras' conventions, so that released weights reproduce their outputs.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from robustbench_med.api.randomness import RandomLayer
 
 BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM_MOMENTUM = 0.01  # Keras' 0.99, said the other way round
@@ -107,6 +110,51 @@ class ChannelGate(nn.Module):
     def forward(self, fused: Tensor, shortcut: Tensor) -> Tensor:
         gate = torch.sigmoid(self.scale * self.logits(fused))
         return F.relu(shortcut + fused * gate[:, :, None, None])
+
+
+class Dropout(RandomLayer):
+    """Dropout that may be left on at inference; its masks are then drawn per element.
+
+    Args:
+        rate: share of the elements set to 0; the others are scaled by 1 / (1 - rate).
+    """
+
+    shared_by = "element"
+
+    def __init__(self, rate: float, at_inference: bool) -> None:
+        super().__init__()
+        self.rate, self.at_inference = rate, at_inference
+
+    @property
+    def is_random(self) -> bool:
+        return self.at_inference and self.rate > 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.is_random or self.noise.off:
+            return F.dropout(x, self.rate, self.training)
+        return x * self.noise.keep(x.shape, 1 - self.rate, x) / (1 - self.rate)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor) -> Tensor:
+        del ctx, x
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        del ctx
+        return gradients[0], None
+
+
+def straight_through(x: Tensor, value: Tensor) -> Tensor:
+    """``value`` with the gradient of ``x``: BPDA with the identity (Athalye et al. 2018, section 4.1).
+
+    Args:
+        x, value: of one shape; what comes back equals ``value`` bit for bit.
+    """
+    out: Tensor = _StraightThrough.apply(x, value.detach())  # type: ignore[no-untyped-call]
+    return out
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:

@@ -65,6 +65,8 @@ class Concat(FusionModel):
         return {task: head(features) for task, head in self.heads.items()}
 
     def sites(self, hook: str) -> list[str]:
+        if hook == "stem-convolution":
+            return [f"{name}.conv" for name, module in self.named_modules() if isinstance(module, Stem)]
         if hook != "convolution":
             return []
         return [name for name, module in self.named_modules() if isinstance(module, nn.Conv2d)]

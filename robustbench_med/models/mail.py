@@ -4,6 +4,7 @@ Written from the paper and from running the authors' released Keras classes; ``t
 holds it to their outputs. Hooks for defenses:
 
 - "convolution": every trained convolution of EMILA's three branches,
+- "stem-convolution": the first convolution of each modality,
 - "channel-gate": EMILA's ``ChannelGate``, called with (fused, shortcut),
 - "attention-map": EMCAM's ``attention_map``, called with the map both modalities are scaled by.
 """
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.layers import (
     ChannelGate,
+    Dropout,
     SameConv2d,
     Stem,
     batch_norm,
@@ -27,7 +29,6 @@ from robustbench_med.api.layers import (
     start_like_keras,
 )
 from robustbench_med.api.model import FusionModel
-from robustbench_med.api.randomness import RandomLayer
 
 FULL_WIDTHS = (64, 128, 256, 512)
 GROUPS = 16
@@ -170,25 +171,6 @@ def _map(per_channel: Tensor) -> Tensor:
     return per_channel[..., None, None]
 
 
-class StageDropout(RandomLayer):
-    """Dropout that the release may leave on at inference (Keras 2: on, Keras 3: off)."""
-
-    shared_by = "element"
-
-    def __init__(self, rate: float, at_inference: bool) -> None:
-        super().__init__()
-        self.rate, self.at_inference = rate, at_inference
-
-    @property
-    def is_random(self) -> bool:
-        return self.at_inference and self.rate > 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.is_random or self.noise.off:
-            return F.dropout(x, self.rate, self.training)
-        return x * self.noise.keep(x.shape, 1 - self.rate, x) / (1 - self.rate)
-
-
 class Stage(nn.Module):
     """Per modality ERLA, dropout, ERLA; then EMCAM over both."""
 
@@ -218,7 +200,8 @@ class MAIL(FusionModel):
         width: factor on the paper's 64/128/256/512 channels; the result must be even.
         branch_norm: batch norm after EMILA's branches, as in Robust-MAIL.
         dropout: rate after the first block of stages 2 to 4.
-        inference_dropout: leave that dropout on at inference, which makes the model random.
+        inference_dropout: leave that dropout on at inference, as released under Keras 2 (Keras 3
+            switches it off), which makes the model random.
         attention_start: start value of the scale on EMCAM's frequency map. Robust-MAIL raises
             the map A to the sixth power: from 1 (A about 0.8) it does not learn, from 4 (A about
             0.98) it does. It changes nothing once weights are loaded.
@@ -259,7 +242,7 @@ class MAIL(FusionModel):
                     outputs,
                     2 if index else 1,
                     branch_norm,
-                    StageDropout(rate, inference_dropout),
+                    Dropout(rate, inference_dropout),
                     attention_start,
                 )
             )
@@ -275,14 +258,17 @@ class MAIL(FusionModel):
         return {task: head(features) for task, head in self.heads.items()}
 
     def sites(self, hook: str) -> list[str]:
-        kinds = {"convolution": (EMILA, BRANCH_SITES), "channel-gate": (EMILA, ("gate",))}
-        owner, members = kinds.get(hook, (EMCAM, ("attention_map",) if hook == "attention-map" else ()))
-        return [
-            f"{name}.{member}"
-            for name, m in self.named_modules()
-            if isinstance(m, owner)
-            for member in members
-        ]
+        kinds = {
+            "convolution": (EMILA, BRANCH_SITES),
+            "stem-convolution": (Stem, ("conv",)),
+            "channel-gate": (EMILA, ("gate",)),
+            "attention-map": (EMCAM, ("attention_map",)),
+        }
+        if hook not in kinds:
+            return []
+        owner, members = kinds[hook]
+        names = [name for name, m in self.named_modules() if isinstance(m, owner)]
+        return [f"{name}.{member}" for name in names for member in members]
 
 
 def scaled_widths(width: float) -> tuple[int, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BeforeValidator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -17,7 +18,7 @@ from robustbench_med.api.defense import Defense
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.registry import Registry, unknown
-from robustbench_med.config import build, find, read_yaml, shipped
+from robustbench_med.config import build, find, read_yaml, scalar, shipped
 from robustbench_med.files import read_json, replacing
 
 ARCHITECTURES: Registry[type[FusionModel]] = Registry("architecture", "robustbench_med.models")
@@ -31,26 +32,70 @@ class DefenseConfig:
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def label(self) -> str:
+        """ "jpeg(quality=75,straight_through=True)"."""
+        given = {name: value for name, value in self.options.items() if value is not None}
+        options = ",".join(f"{name}={_short(value)}" for name, value in given.items())
+        return f"{self.name}({options})" if options else self.name
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _parsed_defense(value: object) -> object:
+    """Turn "name:key=value,key=value" into a mapping; leave everything else for the type check."""
+    if not isinstance(value, str):
+        return value
+    name, _, text = value.partition(":")
+    pairs = [part.partition("=") for part in text.split(",")] if text else []
+    for key, equals, _ in pairs:
+        if not key or not equals:
+            raise UserError(f"defense {value!r}: write NAME:OPTION=VALUE,OPTION=VALUE")
+    return {"name": name, "options": {k.strip().replace("-", "_"): scalar(v) for k, _, v in pairs}}
+
+
+DefenseSpec = Annotated[DefenseConfig, BeforeValidator(_parsed_defense)]
+"""A ``DefenseConfig`` that flags and YAML may write as "gaussian-noise:sigma=0.1"."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A named model: an architecture, its options, and the defenses it carries."""
+    """A named model: an architecture, its options, and the defenses it carries.
+
+    Attributes:
+        defenses: those it was trained with.
+        added: those put on top of them afterwards.
+    """
 
     name: str
     architecture: str
     title: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
-    defenses: tuple[DefenseConfig, ...] = ()
+    defenses: tuple[DefenseSpec, ...] = ()
+    added: tuple[DefenseSpec, ...] = ()
 
     def with_options(self, options: Mapping[str, Any]) -> ModelConfig:
         """The same model with some architecture options changed (say, its width)."""
         return replace(self, options={**self.options, **options})
 
+    def with_defenses(self, defenses: Sequence[DefenseConfig]) -> ModelConfig:
+        """The same model with more defenses on top, every default of theirs filled in.
+
+        Raises:
+            UserError: unknown defense or option, or a value of the wrong type.
+        """
+        return replace(self, added=(*self.added, *map(_completed, defenses)))
+
     @property
     def label(self) -> str:
-        """The name, with the width when it is not the published one: "mail-x0.25"."""
+        """The name, with the width when it is not the published one, and with what was added:
+        "mail-x0.25+gaussian-noise(sigma=0.1)".
+        """
         width = self.options.get("width", 1)
-        return self.name if width == 1 else f"{self.name}-x{width:g}"
+        name = self.name if width == 1 else f"{self.name}-x{width:g}"
+        return "+".join([name, *(defense.label for defense in self.added)])
 
 
 @dataclass(frozen=True)
@@ -103,10 +148,20 @@ def build_model(config: ModelConfig, info: DatasetInfo) -> FusionModel:
         model = architecture(channels, classes, **config.options)
     except TypeError as error:
         raise UserError(f"model {config.name}: {error}") from error
-    for defense in config.defenses:
-        plugin = DEFENSES.get(defense.name)
-        build(plugin, defense.options, f"defense {defense.name}").apply(model)
+    for defense in (*config.defenses, *config.added):
+        _defense(defense).apply(model)
     return model
+
+
+def _defense(config: DefenseConfig) -> Defense:
+    plugin = DEFENSES.get(config.name)
+    if not is_dataclass(plugin):
+        raise UserError(f"the defense {config.name!r} is not a dataclass; its author must make it one")
+    return build(plugin, config.options, f"defense {config.name}")
+
+
+def _completed(config: DefenseConfig) -> DefenseConfig:
+    return replace(config, options=asdict(_defense(config)))  # type: ignore[call-overload]
 
 
 def on_device(model: FusionModel, device: str) -> FusionModel:
@@ -183,7 +238,8 @@ def load_weights(model: FusionModel, path: Path) -> None:
     if odd:
         raise UserError(
             f"{path} holds weights of another architecture: {odd[0]!r} does not fit "
-            f"({len(odd)} tensors in all); choose the --model they were trained for"
+            f"({len(odd)} tensors in all); choose the --model they were trained for, and no --defense that "
+            "changes weights"
         )
     nonfinite = sorted(k for k, v in state.items() if not torch.isfinite(v).all())
     if nonfinite:
@@ -199,8 +255,11 @@ def save_weights(model: FusionModel, path: Path) -> None:
 
 
 def card_model(config: ModelConfig) -> dict[str, Any]:
-    """A model's config as a card and a record repeat it."""
-    return {"label": config.label, **asdict(config)}
+    """A model's config as a card and a record repeat it; nothing added, nothing said of it."""
+    said = asdict(config)
+    if not config.added:
+        del said["added"]
+    return {"label": config.label, **said}
 
 
 def config_from_card(card: Mapping[str, Any], where: str) -> ModelConfig:

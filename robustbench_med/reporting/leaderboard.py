@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def row(record: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def check_header(path: Path) -> None:
+def check_header(path: Path, columns: Sequence[str] = COLUMNS) -> None:
     """Make sure before a long run that its row can be appended at the end.
 
     Raises:
@@ -95,10 +95,10 @@ def check_header(path: Path) -> None:
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the leaderboard a file name")
-    _read(path)
+    _read(path, columns)
 
 
-def append(path: Path, new: Mapping[str, str]) -> None:
+def append(path: Path, new: Mapping[str, str], columns: Sequence[str] = COLUMNS) -> None:
     """Append a row. Safe when two runs end at once; a kill leaves the old file.
 
     Raises:
@@ -107,13 +107,13 @@ def append(path: Path, new: Mapping[str, str]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")), replacing(path) as temporary:
-            text = _read(path) or _line(dict(zip(COLUMNS, COLUMNS, strict=True)))
-            temporary.write_text(text + _line(new), encoding="utf-8", newline="")
+            text = _read(path, columns) or _line(dict(zip(columns, columns, strict=True)), columns)
+            temporary.write_text(text + _line(new, columns), encoding="utf-8", newline="")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another --leaderboard") from error
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, columns: Sequence[str]) -> str:
     """The file's text, "" when there is none; else it ends with a line break."""
     if not path.exists():
         return ""
@@ -124,7 +124,7 @@ def _read(path: Path) -> str:
     if not text:
         return ""
     header = next(csv.reader(io.StringIO(text)), [])
-    if tuple(header) != COLUMNS:
+    if tuple(header) != tuple(columns):
         raise UserError(
             f"{path} is not a leaderboard of this version (its header is {', '.join(header[:4])} …); "
             "choose another --leaderboard"
@@ -132,9 +132,9 @@ def _read(path: Path) -> str:
     return text if text.endswith("\n") else text + "\n"
 
 
-def _line(values: Mapping[str, str]) -> str:
+def _line(values: Mapping[str, str], columns: Sequence[str]) -> str:
     out = io.StringIO(newline="")
-    csv.DictWriter(out, COLUMNS, lineterminator="\n").writerow(values)
+    csv.DictWriter(out, columns, lineterminator="\n").writerow(values)
     return out.getvalue()
 
 

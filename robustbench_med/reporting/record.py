@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_med import statistics
+from robustbench_med.api.dataset import Split
 from robustbench_med.api.objective import Goal
 from robustbench_med.evaluation import Outcomes, Plan
 from robustbench_med.models.zoo import LoadedModel, card_model
@@ -98,30 +99,11 @@ def record(
     started: str,
 ) -> dict[str, Any]:
     """The JSON record of a run."""
-    info = plan.split.info
     return {
         "run": run_id,
         "config": config,
-        "model": {
-            **card_model(loaded.config),
-            "weights": loaded.weights.name,
-            "weights_sha256": loaded.weights_sha256,
-            "draws_shared_by": plan.model.draws_shared_by,
-            "parameters": sum(p.numel() for p in plan.model.parameters()),
-            "caveats": list(loaded.caveats),
-        },
-        "dataset": {
-            "name": info.name,
-            "title": info.title,
-            "synthetic": info.synthetic,
-            "pairing": info.pairing,
-            "split": plan.split.name,
-            "samples": len(plan.split),
-            "fingerprint": plan.split.fingerprint,
-            "licence": info.licence,
-            "citation": info.citation,
-            "caveats": list(info.caveats),
-        },
+        "model": describe_model(loaded),
+        "dataset": describe_dataset(plan.split),
         "threat_model": {
             "budgets": {name: asdict(budget) for name, budget in plan.threat.budgets.items()},
             "joint": plan.threat.joint,
@@ -141,6 +123,35 @@ def record(
         "seed": plan.seed,
         "versions": versions(),
         "started": started,
+    }
+
+
+def describe_model(loaded: LoadedModel) -> dict[str, Any]:
+    """The model's part of a record."""
+    return {
+        **card_model(loaded.config),
+        "weights": loaded.weights.name,
+        "weights_sha256": loaded.weights_sha256,
+        "draws_shared_by": loaded.model.draws_shared_by,
+        "parameters": sum(p.numel() for p in loaded.model.parameters()),
+        "caveats": list(loaded.caveats),
+    }
+
+
+def describe_dataset(split: Split) -> dict[str, Any]:
+    """The data set's part of a record."""
+    info = split.info
+    return {
+        "name": info.name,
+        "title": info.title,
+        "synthetic": info.synthetic,
+        "pairing": info.pairing,
+        "split": split.name,
+        "samples": len(split),
+        "fingerprint": split.fingerprint,
+        "licence": info.licence,
+        "citation": info.citation,
+        "caveats": list(info.caveats),
     }
 
 

@@ -1,0 +1,110 @@
+"""What a certification shows: its row in a CSV, and the table on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from robustbench_med.reporting.record import ANY
+
+COLUMNS = (
+    "dataset",
+    "model",
+    "sigma",
+    "norm",
+    "n0",
+    "n",
+    "alpha",
+    "samples",
+    "certified",
+    "certified_low",
+    "certified_high",
+    "abstained",
+    "average_radius",
+    "certified_by_head",
+    "seed",
+    "weights_sha256",
+    "dataset_fingerprint",
+    "run",
+    "version",
+    "started",
+)
+
+
+def row(record: Mapping[str, Any]) -> dict[str, str]:
+    """A record as a row of ``COLUMNS``: "radius=share; radius=share" with every head right."""
+    terms, whole = record["certificate"], record["accuracy"][ANY]
+    heads = {head: value for head, value in record["accuracy"].items() if head != ANY}
+    data, synthetic = record["dataset"], " (synthetic)" if record["dataset"]["synthetic"] else ""
+    return {
+        "dataset": data["name"] + synthetic,
+        "model": record["model"]["label"],
+        "sigma": "; ".join(f"{name}={sigma:.4g}" for name, sigma in terms["smoothed"].items()),
+        "norm": "joint l2",
+        "n0": str(terms["n0"]),
+        "n": str(terms["n"]),
+        "alpha": f"{terms['alpha']:g}",
+        "samples": str(data["samples"]),
+        "certified": _curve(whole, "value"),
+        "certified_low": _curve(whole, "low"),
+        "certified_high": _curve(whole, "high"),
+        "abstained": f"{whole['abstained']:.4f}",
+        "average_radius": f"{whole['average_radius']:.4f}",
+        "certified_by_head": " | ".join(f"{head}: {_curve(value, 'value')}" for head, value in heads.items()),
+        "seed": str(record["seed"]),
+        "weights_sha256": record["model"]["weights_sha256"][:12],
+        "dataset_fingerprint": data["fingerprint"][:12],
+        "run": record["run"],
+        "version": record["versions"]["robustbench-med"],
+        "started": record["started"],
+    }
+
+
+def _curve(head: Mapping[str, Any], key: str) -> str:
+    return "; ".join(f"{point['radius']:.4g}={point[key]:.4f}" for point in head["certified"])
+
+
+def show(record: Mapping[str, Any], console: Console) -> None:
+    """Print certified accuracy by radius and what it rests on."""
+    data, terms = record["dataset"], record["certificate"]
+    synthetic = "synthetic, " if data["synthetic"] else ""
+    title = f"{record['model']['label']} on {data['name']} ({synthetic}{data['samples']} samples), certified"
+    console.print(f"\n[bold]{title}[/bold]")
+    console.print(_table(record))
+    notes = Table(box=None, pad_edge=False, show_header=False)
+    sigmas = ", ".join(f"{name} {sigma:.4g}" for name, sigma in terms["smoothed"].items())
+    notes.add_row("noise", f"sigma {sigmas}, not clipped to [0, 1]")
+    notes.add_row(
+        "radius", f"L2 over {' and '.join(terms['smoothed'])} together, in units of the pixel range"
+    )
+    if terms["unchanged"]:
+        notes.add_row("unchanged", f"{', '.join(terms['unchanged'])}: no change of it is certified")
+    notes.add_row(
+        "copies", f"{terms['n0']} to guess, {terms['n']} to test, alpha {terms['alpha']:g} a sample"
+    )
+    notes.add_row("at most", f"no sample can be certified beyond {terms['largest_radius']:.4g}")
+    abstained = ", ".join(f"{h} {100 * v['abstained']:.1f} %" for h, v in record["accuracy"].items())
+    notes.add_row("abstained", f"{abstained}; counted as wrong")
+    for caveat in (*record["model"]["caveats"], *data["caveats"]):
+        notes.add_row("caveat", caveat)
+    console.print(notes)
+
+
+def _table(record: Mapping[str, Any]) -> Table:
+    heads = record["accuracy"]
+    table = Table(box=None, pad_edge=False)
+    for title in ("radius", *heads):
+        table.add_column(title if title == "radius" else f"{title} (95 %)", justify="right", no_wrap=True)
+    for points in zip(*(value["certified"] for value in heads.values()), strict=True):
+        table.add_row(f"{points[0]['radius']:.4g}", *map(_cell, points))
+    averages = [f"{value['average_radius']:.4g}" for value in heads.values()]
+    table.add_row("average", *averages)
+    return table
+
+
+def _cell(point: Mapping[str, Any]) -> str:
+    value, low, high = (100 * point[key] for key in ("value", "low", "high"))
+    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
