@@ -277,7 +277,7 @@ def certify(config: CertifyConfig) -> Certified:
     with FileLock(out / f".{folder.name}.lock"):
         votes = _counted(loaded, split, smoothing, config.device, folder / "parts")
         found = certificates(votes, split, smoothing)
-        accuracy = certified_accuracy(found, split, stored["radii"], smoothing.seed)
+        accuracy = certified_accuracy(found, split, stored["radii"])
         record = {
             "run": run_id,
             "config": stored,
@@ -375,13 +375,13 @@ def _read_votes(path: Path) -> Votes:
 
 
 def certified_accuracy(
-    found: Certificates, split: Split, radii: Sequence[float], seed: int
+    found: Certificates, split: Split, radii: Sequence[float]
 ) -> dict[str, dict[float, Estimate]]:
     """Share of the samples certified right, by head and radius, with 95 % intervals over samples."""
 
     def estimate(head: str, radius: float) -> Estimate:
         right = found.certified(head, radius)[None]
-        return statistics.accuracy(right, split.groups, np.zeros(len(split), np.int64), "none", seed)
+        return statistics.accuracy(right, split.groups, np.zeros(len(split), np.int64), "none")
 
     return {head: {radius: estimate(head, radius) for radius in radii} for head in found.radii}
 

@@ -16,14 +16,12 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from robustbench_med.api.attack import Attack
+from robustbench_med.adversary import LINF_DEFAULT, attack_class, make_attack, make_goal, make_threat_model
 from robustbench_med.api.dataset import DatasetInfo, Split
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.fields import Fraction
-from robustbench_med.api.objective import Goal
-from robustbench_med.api.registry import Registry, unknown
+from robustbench_med.api.registry import unknown
 from robustbench_med.api.seeding import derive
-from robustbench_med.api.threat import Budget, Norm, ThreatModel
 from robustbench_med.audit import CHEAP_SAMPLES, Audit, AuditConfig, Bench, Thresholds, audit, converged
 from robustbench_med.config import build, find, read_yaml
 from robustbench_med.data.catalog import load_dataset
@@ -56,11 +54,7 @@ from robustbench_med.reporting.record import (
     record,
 )
 
-ATTACKS: Registry[type[Attack]] = Registry("attack", "robustbench_med.attacks")
 DEFAULT_EOT = 10
-LINF_DEFAULT = 4 / 255
-JOINT = "l2-joint"
-NORMS: Mapping[str, Norm] = {"linf": "linf", "l2": "l2", JOINT: "l2"}
 
 
 @dataclass(frozen=True)
@@ -176,7 +170,7 @@ def run(config: RunConfig, complete_audit: bool = False) -> Result:
             plan = replace(plan, eot=curve.draws)
         outcomes = _evaluated(plan, folder, f"{loaded.config.label} under {config.attack}")
         measured = accuracies(outcomes, plan)
-        findings = _audited(plan, outcomes, folder / "audit", config, complete_audit)
+        findings = _audited(plan, outcomes, folder / "audit", complete_audit)
         if curve is not None:
             findings = replace(findings, findings=(*findings.findings, converged(curve)))
         result = record(run_id, stored, plan, loaded, outcomes, measured, findings.as_record(), started)
@@ -198,14 +192,11 @@ def _searched(plan: Plan, folder: Path) -> Curve:
         return converge(plan, folder, lambda title: bar.update(task, description=f"auto: {title}"))
 
 
-def _audited(plan: Plan, outcomes: Outcomes, folder: Path, config: RunConfig, complete: bool) -> Audit:
+def _audited(plan: Plan, outcomes: Outcomes, folder: Path, complete: bool) -> Audit:
     path = find("audit", "audit", "default")
     checks = build(AuditConfig, read_yaml(path), str(path))
     if not complete:
         checks = replace(checks, samples=CHEAP_SAMPLES)
-
-    def make(name: str, options: Mapping[str, Any]) -> Attack:
-        return _attack(replace(config, attack=name, attack_options=options))
 
     with progress_bar() as bar:
         task = bar.add_task("audit", total=None)
@@ -213,7 +204,7 @@ def _audited(plan: Plan, outcomes: Outcomes, folder: Path, config: RunConfig, co
         def announce(title: str) -> None:
             bar.update(task, description=f"audit: {title}")
 
-        return audit(Bench(plan, outcomes, checks, make, folder, announce, Thresholds()), complete)
+        return audit(Bench(plan, outcomes, checks, make_attack, folder, announce, Thresholds()), complete)
 
 
 def run_all(config: RunConfig, complete_audit: bool = False) -> list[Result]:
@@ -230,7 +221,7 @@ def run_all(config: RunConfig, complete_audit: bool = False) -> list[Result]:
     if len(set(names)) < len(names):
         raise UserError(f"attack {config.attack!r} names an attack twice; drop one")
     options = {
-        name: {f.name for f in dataclasses.fields(_attack_class(name))}  # type: ignore[arg-type]
+        name: {f.name for f in dataclasses.fields(attack_class(name))}  # type: ignore[arg-type]
         for name in names
     }
     for option in config.attack_options:
@@ -273,13 +264,14 @@ def prepare(config: RunConfig) -> tuple[LoadedModel, Plan]:
     Raises:
         UserError: see ``run``.
     """
-    attack = _attack(config)
+    attack = make_attack(config.attack, config.attack_options)
     counts = (config.batch_size, config.draws, _draws(config))
     if config.samples < 0 or min(counts) < 1:
         raise UserError("samples must be 0 (all) or more; batch-size, draws and eot 1 or more")
     _require_model(config.model)
     whole, split = load_split(config.dataset, config.samples)
-    threat, goal = _threat_model(config, split.info), _goal(config, split.info)
+    threat = make_threat_model(config.eps, config.norm, config.modality, split.info)
+    goal = make_goal(config.head, split.info)
     loaded = load_trained(config, whole)
     random = loaded.model.draws_shared_by != "none"
     plan = Plan(
@@ -425,54 +417,6 @@ def folder_name(label: str, what: str, dataset: str, run_id: str) -> str:
     """
     model = re.sub(r"[^\w.+-]+", "-", label).strip("-")[:120]
     return f"{model}-{what.replace(':', '-')}-{dataset}-{run_id}"
-
-
-def _attack(config: RunConfig) -> Attack:
-    cls, variant = _attack_class(config.attack), config.attack.partition(":")[2]
-    options = dict(config.attack_options) | (cls.variant_of(variant) if variant else {})
-    return build(cls, options, f"attack {config.attack}")
-
-
-def _attack_class(name: str) -> type[Attack]:
-    """The class behind a name, or behind what stands before the colon of one.
-
-    Raises:
-        UserError: unknown attack, or one that is no dataclass.
-    """
-    cls = ATTACKS.get(name.partition(":")[0])
-    if not dataclasses.is_dataclass(cls):
-        raise UserError(f"the attack {name!r} is not a dataclass; its author must make it one")
-    return cls
-
-
-def _threat_model(config: RunConfig, info: DatasetInfo) -> ThreatModel:
-    names = [m.name for m in info.modalities]
-    radii = config.eps if isinstance(config.eps, Mapping) else None
-    if config.norm not in NORMS:
-        raise unknown("norm", config.norm, NORMS)
-    if config.norm != "linf" and config.eps == LINF_DEFAULT:
-        raise UserError(f"norm {config.norm} needs its own --eps: the default, 4/255, is an Linf radius")
-    attacked = config.modality or tuple(radii or names)
-    for name in (*attacked, *(radii or ())):
-        if name not in names:
-            raise unknown("modality", name, names)
-    missing = [name for name in attacked if radii is not None and name not in radii]
-    if missing:
-        raise UserError(f"eps gives no radius for the attacked modality {missing[0]!r}")
-    norm = NORMS[config.norm]
-    budgets = {
-        name: Budget(norm, radii[name] if radii is not None else config.eps)  # type: ignore[arg-type]
-        for name in names
-        if name in attacked
-    }
-    return ThreatModel(budgets, joint=config.norm == JOINT)
-
-
-def _goal(config: RunConfig, info: DatasetInfo) -> Goal:
-    known = ["any", "all", *(t.name for t in info.tasks)]
-    if config.head not in known:
-        raise unknown("head", config.head, known)
-    return Goal(config.head)
 
 
 def load_split(dataset: str, samples: int) -> tuple[Split, Split]:

@@ -1,19 +1,22 @@
-"""Accuracies with intervals that know about groups and shared draws (evaluation.md, section 5)."""
+"""Accuracies with intervals that know about groups and shared draws (evaluation.md, section 5).
+
+All variances are closed forms (linearisation and jackknife): they equal those of the cluster
+bootstrap to first order, cost nothing, and need no seed. ``benchmarks/calibration.py`` measures how
+often the intervals hold the truth.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from robustbench_med.api.seeding import derive
+from scipy import stats
 
 Z95 = 1.959963984540054
-RESAMPLES = 2000
 
 DrawsSharedBy = Literal["none", "element", "batch"]
 
@@ -28,12 +31,101 @@ class Estimate:
     method: str
 
 
-def wilson(share: float, n: float) -> tuple[float, float]:
-    """95 % Wilson score interval of a share observed on ``n`` independent trials."""
-    centre = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    half = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
+@dataclass(frozen=True)
+class Difference:
+    """By how much one accuracy is above another on the same samples.
+
+    Attributes:
+        value: first minus second.
+        low, high: its 95 % interval.
+        p_value: exact McNemar test that it is 0; None where samples or draws depend on each other.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_value: float | None
+
+
+def wilson(share: float, n: float, quantile: float = Z95) -> tuple[float, float]:
+    """Wilson score interval of a share observed on ``n`` independent trials, 95 % by default."""
+    square = quantile**2
+    centre = (share + square / (2 * n)) / (1 + square / n)
+    half = quantile * math.sqrt(share * (1 - share) / n + square / (4 * n**2)) / (1 + square / n)
     # At 0 and 1 the interval touches the end exactly; rounding must not leave it just short.
     return (0.0 if share == 0 else centre - half), (1.0 if share == 1 else centre + half)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One value in [0, 1] a sample, made from scoring draws.
+
+    Attributes:
+        over: from the positions of some draws to the values (N,).
+        draws: how many there are, R.
+        draws_shared_by: what one draw of the model is shared by.
+    """
+
+    over: Callable[[NDArray[np.int64]], NDArray[np.float64]]
+    draws: int
+    draws_shared_by: DrawsSharedBy
+
+    @classmethod
+    def mean(cls, correct: NDArray[np.bool_], draws_shared_by: DrawsSharedBy) -> Scored:
+        """Expected accuracy on a fresh draw, from (R, N)."""
+
+        def mean(draws: NDArray[np.int64]) -> NDArray[np.float64]:
+            return np.asarray(correct[draws].mean(0))
+
+        return cls(mean, len(correct), draws_shared_by)
+
+    @classmethod
+    def every(cls, correct: NDArray[np.bool_], draws_shared_by: DrawsSharedBy) -> Scored:
+        """Right in all of R draws: the persistent attacker (Lucas et al. 2023)."""
+        return cls(lambda draws: np.asarray(correct[draws].all(0), np.float64), len(correct), draws_shared_by)
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """Over all draws, (N,)."""
+        return self.over(np.arange(self.draws))
+
+    @property
+    def without_one(self) -> NDArray[np.float64]:
+        """Over all draws but one, for each that samples share, (R, N); zeros (1, N) if they share none."""
+        if self.draws_shared_by != "batch" or self.draws == 1:
+            return np.zeros((1, len(self.values)))
+        return np.stack([self.over(np.delete(np.arange(self.draws), j)) for j in range(self.draws)])
+
+
+def estimate(scored: Scored, groups: Sequence[str], batches: NDArray[np.int64]) -> Estimate:
+    """The mean over samples, with its interval.
+
+    What is estimated is the mean over patients and over fresh sets of exactly R draws: a persistent
+    attacker who draws more often breaks more.
+
+    With independent samples and no randomness the interval is Wilson's. Otherwise the variance over
+    groups (patients, lesions) and, where a draw is shared by a batch, that over draws give the
+    effective number of trials for Wilson's formula, with Student's quantile for few groups or draws;
+    it behaves at 0 and 1 where mean ± error does not.
+
+    Args:
+        groups: N group ids.
+        batches: (N,) the batch each sample was scored in.
+    """
+    values = scored.values
+    share, samples = float(values.mean()), len(values)
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    left = scored.without_one
+    if len(names) == samples and len(left) == 1 and np.isin(values, (0.0, 1.0)).all():
+        return Estimate(share, *wilson(share, samples), _given("wilson", scored))
+    parts = [_over_groups(values, group), _over_draws(left, batches)]
+    variance = sum(v for v, _ in parts)
+    if variance <= 0 or share in (0.0, 1.0):  # what never varied says how many groups it did not vary in
+        return Estimate(share, *wilson(share, len(names)), _given("groups", scored))
+    # Satterthwaite: the variance is itself an estimate, from so many groups and draws.
+    freedom = variance**2 / sum(v**2 / max(f, 1) for v, f in parts)
+    low, high = wilson(share, share * (1 - share) / variance, float(stats.t.ppf(0.975, freedom)))
+    return Estimate(share, low, high, _given("groups" if len(left) == 1 else "groups x draws", scored))
 
 
 def accuracy(
@@ -41,62 +133,88 @@ def accuracy(
     groups: Sequence[str],
     batches: NDArray[np.int64],
     draws_shared_by: DrawsSharedBy,
-    seed: int = 0,
 ) -> Estimate:
-    """Mean accuracy over samples and scoring draws, with its interval.
+    """``estimate`` of the mean over draws of what was right, (R, N)."""
+    return estimate(Scored.mean(correct, draws_shared_by), groups, batches)
 
-    With independent samples and no randomness this is Wilson's interval. Otherwise a cluster
-    bootstrap resamples groups (patients, lesions) and, where a draw is shared by a batch, the
-    draws of each batch; its variance gives the effective number of trials for Wilson's formula,
-    which behaves at 0 and 1 where percentiles of a bootstrap do not.
+
+def _given(method: str, scored: Scored) -> str:
+    """A single draw says nothing about other draws: the interval is then over samples alone."""
+    one = scored.draws == 1 and scored.draws_shared_by != "none"
+    return f"{method}, given one draw" if one else method
+
+
+def _over_groups(values: NDArray[np.float64], group: NDArray[np.int64]) -> tuple[float, float]:
+    """Variance of the mean of (N,) when groups are drawn, and its degrees of freedom."""
+    sums = np.bincount(group, values - values.mean())
+    return float(len(sums) / max(len(sums) - 1, 1) * (sums @ sums) / len(values) ** 2), len(sums) - 1
+
+
+def _over_draws(left: NDArray[np.float64], batches: NDArray[np.int64]) -> tuple[float, float]:
+    """Variance of a mean over samples when each batch's draws are drawn, and its degrees of freedom.
+
+    The jackknife on ``Scored.without_one``; the part of it that is one sample's alone is in ``_over_groups``
+    already and is taken off.
+    """
+    draws, samples = left.shape
+    if draws == 1:
+        return 0.0, 1.0
+    off = (left - left.mean(0)) / samples
+    each = [off[:, batches == batch] for batch in np.unique(batches)]
+    variances = [(draws - 1) / draws * float((of.sum(1) ** 2).sum() - (of**2).sum()) for of in each]
+    squares = sum(v**2 for v in variances) / (draws - 1)
+    variance = max(sum(variances), 0.0)
+    return variance, (variance**2 / squares if squares > 0 and variance > 0 else draws - 1.0)
+
+
+def paired_difference(
+    first: Scored, second: Scored, groups: Sequence[str], batches: NDArray[np.int64]
+) -> Difference:
+    """The mean of ``first`` less that of ``second`` on the same samples.
+
+    The interval is Newcombe's (1998, method 10): from the intervals of both and their correlation,
+    which here comes from the variance of the difference over groups and draws. Draws are paired where
+    both have as many.
 
     Args:
-        correct: (R, N), one row per scoring draw.
-        groups: N group ids.
-        batches: (N,) the batch each sample was scored in.
-        draws_shared_by: what one draw of the model is shared by.
-        seed: of the bootstrap.
+        groups, batches: of the N samples, see ``estimate``.
     """
-    draws, samples = correct.shape
-    share = float(correct.mean())
-    names, group = np.unique(np.asarray(groups), return_inverse=True)
-    if len(names) == samples and draws_shared_by == "none":
-        return Estimate(share, *wilson(share, samples), "wilson")
-    # A single draw says nothing about other draws: the interval is then over samples alone.
-    rng = np.random.default_rng(derive(seed, "bootstrap"))
-    if draws_shared_by == "batch" and draws > 1:
-        values, method = _resample_draws(correct, group, batches, rng), "bootstrap groups x draws"
-    else:
-        given = ", given one draw" if draws == 1 and draws_shared_by != "none" else ""
-        values, method = _resample_groups(correct.mean(0), group, rng), f"bootstrap groups{given}"
-    variance = float(values.var())
-    effective = share * (1 - share) / variance if variance > 0 else float(len(names))
-    return Estimate(share, *wilson(share, effective), method)
+    group = np.unique(np.asarray(groups), return_inverse=True)[1]
+    one, two = first.without_one, second.without_one
+    variance_one, variance_two = (
+        _over_groups(scored.values, group)[0] + _over_draws(left, batches)[0]
+        for scored, left in ((first, one), (second, two))
+    )
+    apart = [one - two] if len(one) == len(two) else [one, two]
+    of_difference = _over_groups(first.values - second.values, group)[0]
+    of_difference += sum(_over_draws(left, batches)[0] for left in apart)
+    of_first, of_second = (estimate(scored, groups, batches) for scored in (first, second))
+    low, high = _newcombe(of_first, of_second, _correlation(variance_one, variance_two, of_difference))
+    plain = first.draws == second.draws == 1 and len(np.unique(group)) == len(group)
+    p_value = mcnemar(first.values > 0, second.values > 0) if plain else None
+    return Difference(of_first.value - of_second.value, low, high, p_value)
 
 
-def _resample_groups(
-    per_sample: NDArray[np.float64], group: NDArray[np.int64], rng: np.random.Generator
-) -> NDArray[np.float64]:
-    sums, sizes = np.bincount(group, per_sample), np.bincount(group)
-    weights = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), RESAMPLES)
-    out: NDArray[np.float64] = weights @ sums / (weights @ sizes)
-    return out
+def _correlation(first: float, second: float, of_difference: float) -> float:
+    if first <= 0 or second <= 0:
+        return 0.0
+    return float(np.clip((first + second - of_difference) / (2 * math.sqrt(first * second)), -1, 1))
 
 
-def _resample_draws(
-    correct: NDArray[np.bool_],
-    group: NDArray[np.int64],
-    batches: NDArray[np.int64],
-    rng: np.random.Generator,
-) -> NDArray[np.float64]:
-    draws = len(correct)
-    batch = np.unique(batches, return_inverse=True)[1]
-    groups, values = int(group.max()) + 1, np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        weight = rng.multinomial(groups, np.full(groups, 1 / groups))[group]
-        draw_weight = rng.multinomial(draws, np.full(draws, 1 / draws), int(batch.max()) + 1) / draws
-        values[i] = ((draw_weight.T[:, batch] * correct).sum(0) * weight).sum() / weight.sum()
-    return values
+def _newcombe(one: Estimate, two: Estimate, correlation: float) -> tuple[float, float]:
+    def reach(a: float, b: float) -> float:
+        return math.sqrt(max(a**2 + b**2 - 2 * correlation * a * b, 0.0))
+
+    value = one.value - two.value
+    below = reach(one.value - one.low, two.high - two.value)
+    above = reach(one.high - one.value, two.value - two.low)
+    return max(value - below, -1.0), min(value + above, 1.0)
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """Exact two-sided p-value that two accuracies on the same independent samples (N,) are equal."""
+    gained, lost = int((first & ~second).sum()), int((second & ~first).sum())
+    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def balanced_accuracy(predictions: NDArray[np.int64], labels: NDArray[np.int64]) -> float:

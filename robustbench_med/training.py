@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from robustbench_med import scoring, statistics
+from robustbench_med.adversary import make_attack, make_threat_model
+from robustbench_med.api.attack import Attack, Batch, Passes, Target
 from robustbench_med.api.dataset import DatasetInfo, Split
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.fields import Fraction
 from robustbench_med.api.model import FusionModel
+from robustbench_med.api.objective import Goal
 from robustbench_med.api.seeding import derive
+from robustbench_med.api.threat import ThreatModel
 from robustbench_med.config import build, find, read_yaml
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation import load_batch
@@ -67,6 +71,33 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
+class AdversarialTraining:
+    """PGD-AT (Madry et al. 2018, arXiv:1706.06083, eq. 2.1): every step trains on attacked images only.
+
+    Attacks are crafted on the net in evaluation mode, and the weights that are kept are those with
+    the best validation accuracy under the same attack.
+
+    Attributes:
+        attack: a name, usually "pgd" with ``keep: last``, which climbs on after success.
+        options: fields of the attack.
+        eps: radius of every modality, or of each by name; modalities without one stay clean.
+        eot: draws of a random model behind each gradient.
+        warmup: share of the epochs over which the radii rise from 0 to their full size.
+    """
+
+    attack: str
+    eps: Fraction | Mapping[str, Fraction]
+    norm: str = "linf"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    eot: int = 1
+    warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.eot < 1 or not 0 <= self.warmup < 1:
+            raise UserError("recipe: adversarial: eot must be 1 or more, warmup a share below 1")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """A training recipe: AdamW, linear warm-up and cosine decay, class-weighted cross-entropy.
 
@@ -86,6 +117,7 @@ class TrainConfig:
         threads: CPU threads; part of the recipe, since sums depend on how they are split.
         channels_last: keep images and kernels in the layout that is a third faster on CPUs; part of
             the recipe for the same reason.
+        adversarial: train on attacked images.
     """
 
     model: str
@@ -107,6 +139,7 @@ class TrainConfig:
     threads: int = 1
     channels_last: bool = False
     device: str = "cpu"
+    adversarial: AdversarialTraining | None = None
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch_size, self.threads) < 1 or not 0 < self.learning_rate < math.inf:
@@ -117,6 +150,8 @@ class TrainConfig:
             raise UserError(
                 "recipe: warmup and noise_warmup are shares below 1; the last epoch has all the noise"
             )
+        if self.adversarial and self.adversarial.warmup * self.epochs > self.epochs - 1:
+            raise UserError("recipe: adversarial: the last epoch needs the whole radius; lower warmup")
 
 
 @dataclass
@@ -209,6 +244,7 @@ class Trainer:
             for t in train_split.info.tasks
         }
         self.steps_per_epoch = math.ceil(len(train_split) / config.batch_size)
+        self.opponent = _opponent(config, model, train_split.info)
         self.best: dict[str, Tensor] = {}
         self.progress = Progressing()
         for layer in model.modules():
@@ -226,8 +262,7 @@ class Trainer:
                 for step in self._epoch_steps(self.progress.epoch):
                     bar.update(task, completed=step + 1)
                 self._finish_epoch(started)
-                score = self.progress.history[-1]["val_balanced_accuracy"]
-                bar.update(task, description=f"{name} (balanced accuracy {score:.3f})")
+                bar.update(task, description=f"{name} ({_said(self.progress.history[-1])})")
         self.model.noise.scale = 1.0
         self.model.load_state_dict(self.best)
         self.model.eval()
@@ -237,7 +272,9 @@ class Trainer:
         config, seed = self.config, derive(self.config.seed, "epoch", epoch)
         torch.manual_seed(seed)
         self.model.noise.reseed(seed)
-        self.model.noise.scale = _noise_scale(epoch, config)
+        self.model.noise.scale = _rising(epoch, config.noise_warmup * config.epochs)
+        if self.opponent:
+            self.opponent.scale = self._radius_scale(epoch)
         self.model.train()
         order = np.random.default_rng(seed).permutation(len(self.train_split))
         losses = []
@@ -250,7 +287,10 @@ class Trainer:
 
     def _step(self, index: NDArray[np.int64]) -> float:
         batch = load_batch(self.train_split, index, self.config.device)
-        outputs = self.model(augment(batch.inputs, self.config.augmentation, self.train_split.info))
+        inputs = augment(batch.inputs, self.config.augmentation, self.train_split.info)
+        if self.opponent:
+            inputs = self.opponent.attacked(replace(batch, inputs=inputs), self.progress.epoch)
+        outputs = self.model(inputs)
         loss = self._loss(outputs, batch.labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -282,16 +322,24 @@ class Trainer:
                 f"the loss is no number after epoch {progress.epoch + 1}; lower the learning_rate"
             )
         score = validation_score(self.model, self.val_split, self.config)
-        progress.history.append(
-            {"loss": round(self._epoch_loss, 5), "val_balanced_accuracy": round(score, 5)}
-        )
-        # Nets judged under a part of their noise are not the nets that will be used.
-        if score > progress.best_score and self.model.noise.scale == 1:
+        measured = {"loss": self._epoch_loss, "val_balanced_accuracy": score}
+        complete = self.model.noise.scale == 1
+        if self.opponent:
+            score = validation_score(self.model, self.val_split, self.config, self.opponent)
+            measured["val_robust_balanced_accuracy"] = score
+            complete = complete and self.opponent.scale == 1
+        progress.history.append({name: round(value, 5) for name, value in measured.items()})
+        # Nets judged under a part of their noise, or of the radius, are not the nets that will be used.
+        if score > progress.best_score and complete:
             progress.best_score, progress.best_epoch = score, progress.epoch
             self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         progress.epoch += 1
         progress.seconds += time.monotonic() - started
         self._save()
+
+    def _radius_scale(self, epoch: int) -> float:
+        warmup = self.config.adversarial.warmup if self.config.adversarial else 0.0
+        return _rising(epoch + 1, warmup * self.config.epochs)
 
     def _out_of_patience(self) -> bool:
         progress = self.progress
@@ -368,29 +416,81 @@ def _uniform(count: int, limit: float) -> Tensor:
     return (torch.rand(count) * 2 - 1) * limit
 
 
+@dataclass
+class Opponent:
+    """The adversary of a training.
+
+    Attributes:
+        threat: at its full radii.
+        scale: share of the radii in use.
+    """
+
+    model: FusionModel
+    attack: Attack
+    threat: ThreatModel
+    eot: int
+    seed: int
+    scale: float = 1.0
+
+    def attacked(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        """Adversarial images for a batch; leaves the model in the mode it was in."""
+        training = self.model.training
+        self.model.eval().requires_grad_(False)
+        seed = derive(self.seed, "opponent", epoch)
+        target = Target(self.model, self.threat.scaled(self.scale), Goal("any"), self.eot, seed, Passes())
+        found = self.attack.perturb(target, batch)
+        self.model.requires_grad_(True).train(training)
+        return {name: x.detach() for name, x in found.items()}
+
+
+def _opponent(config: TrainConfig, model: FusionModel, info: DatasetInfo) -> Opponent | None:
+    adversarial = config.adversarial
+    if adversarial is None:
+        return None
+    attack = make_attack(adversarial.attack, adversarial.options)
+    threat = make_threat_model(adversarial.eps, adversarial.norm, (), info)
+    return Opponent(model, attack, threat, adversarial.eot, config.seed)
+
+
 def predictions(
-    model: FusionModel, split: Split, config: TrainConfig, draws: int, purpose: str
+    model: FusionModel,
+    split: Split,
+    config: TrainConfig,
+    draws: int,
+    purpose: str,
+    opponent: Opponent | None = None,
 ) -> dict[str, NDArray[np.int64]]:
-    """Predicted classes (R, N) per task."""
+    """Predicted classes (R, N) per task, of images attacked by ``opponent`` if there is one."""
     parts = []
     for start in range(0, len(split), config.batch_size):
         index = np.arange(start, min(start + config.batch_size, len(split)))
-        inputs = load_batch(split, index, config.device).inputs
+        batch = load_batch(split, index, config.device)
+        if opponent:
+            model.noise.reseed(derive(config.seed, purpose, "craft", start))
+        inputs = opponent.attacked(batch, 0) if opponent else batch.inputs
         parts.append(scoring.logits(model, inputs, draws, config.seed, purpose, start))
     return {task: torch.cat([p[task] for p in parts], 1).argmax(2).numpy() for task in model.classes}
 
 
-def validation_score(model: FusionModel, split: Split, config: TrainConfig) -> float:
-    """Balanced accuracy on one draw, averaged over the heads."""
+def validation_score(
+    model: FusionModel, split: Split, config: TrainConfig, opponent: Opponent | None = None
+) -> float:
+    """Balanced accuracy on one draw, averaged over the heads; under attack if there is an opponent."""
     model.eval()
-    predicted = predictions(model, split, config, 1, "validation")
+    predicted = predictions(model, split, config, 1, "validation", opponent)
     scores = [statistics.balanced_accuracy(predicted[t], split.labels[t]) for t in model.classes]
     return float(np.mean(scores))
 
 
-def _noise_scale(epoch: int, config: TrainConfig) -> float:
-    rising = config.noise_warmup * config.epochs
-    return min(epoch / rising, 1.0) if rising else 1.0
+def _rising(epoch: int, epochs: float) -> float:
+    """From 0 at epoch 0 to 1 after so many epochs."""
+    return min(epoch / epochs, 1.0) if epochs else 1.0
+
+
+def _said(measured: Mapping[str, float]) -> str:
+    robust = measured.get("val_robust_balanced_accuracy")
+    under = "" if robust is None else f", {robust:.3f} under attack"
+    return f"balanced accuracy {measured['val_balanced_accuracy']:.3f}{under}"
 
 
 def _class_weights(labels: NDArray[np.int64], classes: int, power: float) -> Tensor:

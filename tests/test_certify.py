@@ -191,7 +191,7 @@ def test_abstaining_and_wrong_samples_are_certified_nowhere() -> None:
     assert found.certified("first", 0).tolist() == [True, True, False]
     assert found.certified("second", 0).tolist() == [True, False, True]
     assert found.certified(ANY, 0).tolist() == [True, False, False]
-    accuracy = certified_accuracy(found, split, [0.0, 10.0], 0)
+    accuracy = certified_accuracy(found, split, [0.0, 10.0])
     assert accuracy["second"][0.0].value == pytest.approx(2 / 3)
     assert accuracy[ANY][0.0].value == pytest.approx(1 / 3)
     assert accuracy["first"][10.0].value == 0
@@ -219,7 +219,7 @@ def test_a_model_that_cannot_tell_abstains() -> None:
     smoothing = smoothing_of(0.25)
     found = certificates(counted(seeded(Brighter, CHANNELS, TWO_CLASSES), split, smoothing), split, smoothing)
     assert np.isnan(found.radii["first"]).all()
-    assert certified_accuracy(found, split, [0.0], 0)["first"][0.0].value == 0
+    assert certified_accuracy(found, split, [0.0])["first"][0.0].value == 0
 
 
 def test_random_models_are_certified_for_the_answer_of_most_draws() -> None:
@@ -394,7 +394,7 @@ def test_what_the_record_says(weights: dict[str, Path], tmp_path: Path) -> None:
 def test_the_average_radius_counts_wrong_and_withheld_answers_as_zero() -> None:
     votes, split, smoothing = abstaining()
     found = certificates(votes, split, smoothing)
-    summary = module._summaries(found, certified_accuracy(found, split, [0.0], 0))
+    summary = module._summaries(found, certified_accuracy(found, split, [0.0]))
     assert summary["second"]["average_radius"] == pytest.approx(
         (found.radii["second"][0] + found.radii["second"][2]) / 3
     )

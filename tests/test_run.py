@@ -165,8 +165,8 @@ def test_the_coin_flip_model_scores_90_percent(tmp_path: Path) -> None:
     assert accuracy.robust.low <= 0.9 <= accuracy.robust.high
     assert accuracy.clean.low <= 0.9 <= accuracy.clean.high
     assert accuracy.robust.high - accuracy.robust.low < 0.05
-    assert accuracy.majority > 0.98
-    assert accuracy.worst_of_draws < 0.5
+    assert accuracy.majority.value > 0.98
+    assert accuracy.worst_of_draws.value < 0.5
 
 
 def test_a_killed_run_goes_on(

@@ -26,7 +26,7 @@ def of(correct: NDArray[np.bool_], groups: object = None, shared: str = "none", 
 @pytest.mark.parametrize("shared", ["none", "element", "batch"])
 @pytest.mark.parametrize("grouped", [False, True])
 def test_all_right_and_all_wrong(right: bool, shared: str, grouped: bool) -> None:
-    """No variance to bootstrap: Wilson on the number of independent samples, not of draws."""
+    """No variance: Wilson on the number of independent samples, not of draws."""
     correct = np.full((5, 40), right)
     groups = np.arange(40) // 4 if grouped else None
     found = of(correct, groups, shared)
@@ -50,7 +50,7 @@ def test_copies_add_no_certainty() -> None:
     found, expected = of(copies, np.repeat(np.arange(40), 10)), of(lesions[None])
     assert found.value == pytest.approx(expected.value)
     assert found.high - found.low == pytest.approx(expected.high - expected.low, rel=0.1)
-    assert found.method == "bootstrap groups"
+    assert found.method == "groups"
 
 
 def test_redraws_add_no_samples() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -102,6 +102,17 @@ class ThreatModel:
         kinds = set(self.budgets.values())
         if self.joint and (len(kinds) > 1 or any(budget.norm != "l2" for budget in kinds)):
             raise UserError("a joint ball has one L2 radius for all attacked modalities together")
+
+    def scaled(self, factor: float) -> ThreatModel:
+        """The same with every radius times ``factor``; an Linf radius ends at 1."""
+        longest = {"linf": 1.0, "l2": float("inf")}
+        return ThreatModel(
+            {
+                n: replace(b, epsilon=min(factor * b.epsilon, longest[b.norm]))
+                for n, b in self.budgets.items()
+            },
+            self.joint,
+        )
 
     @property
     def norms(self) -> list[str]:

@@ -29,8 +29,12 @@ COLUMNS = (
     "robust",
     "robust_low",
     "robust_high",
-    "robust_majority",
-    "robust_worst_of_draws",
+    "majority",
+    "majority_low",
+    "majority_high",
+    "worst_of_draws",
+    "worst_of_draws_low",
+    "worst_of_draws_high",
     "clean_by_head",
     "robust_by_head",
     "verdict",
@@ -44,6 +48,7 @@ COLUMNS = (
     "seconds",
     "started",
 )
+KINDS = ("clean", "robust", "majority", "worst_of_draws")
 VOLATILE = ("seconds", "started")  # the columns that differ when the same command is repeated
 
 
@@ -68,10 +73,8 @@ def row(record: Mapping[str, Any]) -> dict[str, str]:
         "samples": str(samples),
         "eot": str(record["attack"]["eot"]),
         "scoring_draws": str(record["scoring"]["draws"]),
-        **{k: f"{aimed[k]['value']:.4f}" for k in ("clean", "robust")},
-        **{f"{k}_{end}": f"{aimed[k][end]:.4f}" for k in ("clean", "robust") for end in ("low", "high")},
-        "robust_majority": f"{aimed['majority']:.4f}",
-        "robust_worst_of_draws": f"{aimed['worst_of_draws']:.4f}",
+        **{kind: f"{aimed[kind]['value']:.4f}" for kind in KINDS},
+        **{f"{kind}_{end}": f"{aimed[kind][end]:.4f}" for kind in KINDS for end in ("low", "high")},
         "clean_by_head": _each({name: f"{head['clean']['value']:.4f}" for name, head in heads.items()}),
         "robust_by_head": _each({name: f"{head['robust']['value']:.4f}" for name, head in heads.items()}),
         "verdict": record["audit"]["verdict"] if "audit" in record else "unaudited",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from robustbench_med.api.dataset import Split
 from robustbench_med.api.objective import Goal
 from robustbench_med.evaluation import Outcomes, Plan
 from robustbench_med.models.zoo import LoadedModel, card_model
-from robustbench_med.statistics import Estimate
+from robustbench_med.statistics import Estimate, Scored
 from robustbench_med.versions import versions
 
 ANY = "any head"
@@ -27,14 +28,14 @@ class Accuracy:
 
     Attributes:
         clean, robust: mean over samples and scoring draws, with 95 % intervals.
-        majority: robust accuracy of the vote over the draws.
-        worst_of_draws: share of samples right in every draw (the persistent attacker).
+        majority: robust accuracy of the vote over so many draws.
+        worst_of_draws: share of samples right in each of so many draws (the persistent attacker).
     """
 
     clean: Estimate
     robust: Estimate
-    majority: float
-    worst_of_draws: float
+    majority: Estimate
+    worst_of_draws: Estimate
 
 
 def accuracies(outcomes: Outcomes, plan: Plan) -> dict[str, Accuracy]:
@@ -42,11 +43,28 @@ def accuracies(outcomes: Outcomes, plan: Plan) -> dict[str, Accuracy]:
 
     With the goal "all" there is ALL too: the samples on which not every head is wrong.
     """
-    clean = correct(outcomes.clean, outcomes.labels, plan.goal)
-    robust = correct(outcomes.adversarial, outcomes.labels, plan.goal)
-    votes = {t: _vote(logits)[None] for t, logits in outcomes.adversarial.items()}
-    voted = _with_goals({t: votes[t] == y for t, y in outcomes.labels.items()}, plan.goal)
-    return {name: _accuracy(clean[name], robust[name], voted[name], outcomes, plan) for name in clean}
+    goal = plan.goal
+    clean = correct(outcomes.clean, outcomes.labels, goal)
+    robust = correct(outcomes.adversarial, outcomes.labels, goal)
+    # One-hot answers: the vote is for the class named most often, in a tie for the lower one.
+    counts = {task: np.eye(z.shape[2])[z.argmax(2)] for task, z in outcomes.adversarial.items()}
+    shared_by = plan.model.draws_shared_by
+
+    def right_by_vote(name: str, draws: NDArray[np.int64]) -> NDArray[np.float64]:
+        votes = {t: counts[t][draws].sum(0).argmax(1)[None] == y for t, y in outcomes.labels.items()}
+        return np.asarray(_with_goals(votes, goal)[name][0], np.float64)
+
+    def summary(name: str) -> Accuracy:
+        vote = Scored(partial(right_by_vote, name), len(robust[name]), shared_by)
+        kinds = (
+            Scored.mean(clean[name], shared_by),
+            Scored.mean(robust[name], shared_by),
+            vote,
+            Scored.every(robust[name], shared_by),
+        )
+        return Accuracy(*(statistics.estimate(kind, outcomes.groups, outcomes.batches) for kind in kinds))
+
+    return {name: summary(name) for name in clean}
 
 
 def correct(
@@ -65,27 +83,6 @@ def _with_goals(per_task: dict[str, NDArray[np.bool_]], goal: Goal) -> dict[str,
 def headline(goal: Goal) -> str:
     """The accuracy that the attack aimed at, as a key of ``accuracies``."""
     return {"any": ANY, "all": ALL}.get(goal.head, goal.head)
-
-
-def _accuracy(
-    clean: NDArray[np.bool_],
-    robust: NDArray[np.bool_],
-    vote: NDArray[np.bool_],
-    outcomes: Outcomes,
-    plan: Plan,
-) -> Accuracy:
-    def estimate(correct: NDArray[np.bool_]) -> Estimate:
-        shared_by = plan.model.draws_shared_by
-        return statistics.accuracy(correct, outcomes.groups, outcomes.batches, shared_by, plan.seed)
-
-    return Accuracy(estimate(clean), estimate(robust), float(vote.mean()), float(robust.all(0).mean()))
-
-
-def _vote(logits: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Most frequent class over the draws; ties go to the lower class. (R, N, K) to (N,)."""
-    votes = np.eye(logits.shape[2])[logits.argmax(2)].sum(0)
-    winner: NDArray[np.int64] = votes.argmax(1)
-    return winner
 
 
 def record(

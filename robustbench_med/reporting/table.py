@@ -30,15 +30,15 @@ def _accuracies(record: Mapping[str, Any]) -> Table:
     random = record["scoring"]["draws"] > 1
     table = Table(box=None, pad_edge=False)
     table.add_column("head", no_wrap=True)
-    for title in ("clean (95 %)", "robust (95 %)", *(("majority", "every draw") if random else ())):
-        table.add_column(title, justify="right", no_wrap=True)
+    for title in ("clean", "robust", *(("majority", "every draw") if random else ())):
+        table.add_column(f"{title} (95 %)", justify="right", no_wrap=True)
     several = len(record["accuracy"]) > 2
     for head, value in record["accuracy"].items():
         if head == ANY and not several:
             continue
         cells = [head, _cell(value["clean"]), _cell(value["robust"])]
         if random:
-            cells += [f"{100 * value['majority']:.1f} %", f"{100 * value['worst_of_draws']:.1f} %"]
+            cells += [_cell(value["majority"]), _cell(value["worst_of_draws"])]
         table.add_row(*cells, style="bold" if head == record["headline"] else "")
     return table
 
