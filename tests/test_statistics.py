@@ -7,7 +7,16 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from robustbench_med.statistics import Estimate, accuracy, balanced_accuracy, wilson
+from benchmarks.calibration import HIGHEST, KINDS, LOWEST, World, coverage
+from robustbench_med.statistics import (
+    Estimate,
+    Scored,
+    accuracy,
+    balanced_accuracy,
+    mcnemar,
+    paired_difference,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (1, 10), (5, 10), (9, 10), (10, 10), (437, 500)])
@@ -98,3 +107,50 @@ def test_balanced_accuracy_by_hand() -> None:
     assert balanced_accuracy(np.array([[0, 0, 0, 0]]), labels) == 0.5
     two_draws = np.array([[0, 0, 1, 1], [0, 0, 0, 0]])
     assert balanced_accuracy(two_draws, labels) == pytest.approx((5 / 6 + 1 / 2) / 2)
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        World(0.7, 200, 1, "none"),
+        World(0.3, 200, 10, "element"),
+        World(0.7, 200, 10, "batch"),
+        World(0.7, 500, 10, "element", group=3),
+    ],
+    ids=str,
+)
+def test_intervals_hold_the_truth_as_often_as_they_say(world: World) -> None:
+    """300 simulations: three standard errors of their own around the band of the benchmark."""
+    found = coverage(world, 300)
+    assert set(found) == set(KINDS)
+    for kind, share in found.items():
+        assert LOWEST - 0.03 <= share <= min(HIGHEST + 0.03, 1), kind
+
+
+def plain(right: NDArray[np.bool_]) -> Scored:
+    return Scored.mean(right[None], "none")
+
+
+def test_newcombe_on_a_textbook_table() -> None:
+    """Newcombe 1998 (Stat. Med. 17:2635), method 10 without continuity correction, by hand."""
+    cells = {(True, True): 36, (True, False): 12, (False, True): 2, (False, False): 0}
+    first = np.repeat([a for a, _ in cells], list(cells.values()))
+    second = np.repeat([b for _, b in cells], list(cells.values()))
+    found = paired_difference(plain(first), plain(second), [str(i) for i in range(50)], np.zeros(50, int))
+    assert found.value == pytest.approx(0.2)
+    (low1, high1), (low2, high2) = wilson(0.96, 50), wilson(0.76, 50)
+    phi = float(np.corrcoef(first, second)[0, 1])
+    below = (0.96 - low1) ** 2 - 2 * phi * (0.96 - low1) * (high2 - 0.76) + (high2 - 0.76) ** 2
+    above = (high1 - 0.96) ** 2 - 2 * phi * (high1 - 0.96) * (0.76 - low2) + (0.76 - low2) ** 2
+    assert (found.low, found.high) == pytest.approx((0.2 - below**0.5, 0.2 + above**0.5), abs=1e-9)
+    assert found.p_value == pytest.approx(binomtest(12, 14).pvalue)
+
+
+def test_the_same_outcomes_do_not_differ() -> None:
+    right = np.random.default_rng(0).random((10, 200)) < 0.6
+    same = Scored.mean(right, "batch")
+    found = paired_difference(same, same, [str(i) for i in range(200)], np.arange(200) // 50)
+    assert found.value == 0
+    assert -0.02 < found.low <= 0 <= found.high < 0.02
+    assert found.p_value is None
+    assert mcnemar(right[0], right[0]) == 1

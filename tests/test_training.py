@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from robustbench_med import training
+from robustbench_med.api.attack import Batch
 from robustbench_med.api.dataset import Split
 from robustbench_med.api.errors import UserError
 from robustbench_med.config import build
@@ -103,8 +105,9 @@ def test_the_card(tmp_path: Path, splits: dict[str, Split]) -> None:
     [
         {},
         {"model": "robust-mail-rpf", "noise_warmup": 0.5, "batch_size": 48, "channels_last": True},
+        {"adversarial": {"attack": "pgd", "eps": "4/255", "options": {"steps": 2}, "warmup": 0.5}},
     ],
-    ids=["concat", "robust-mail-rpf"],
+    ids=["concat", "robust-mail-rpf", "adversarial"],
 )
 def test_a_stopped_training_ends_with_the_same_weights(
     changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -201,3 +204,54 @@ def test_a_device_that_is_not_there_ends_in_one_line(tmp_path: Path) -> None:
         pytest.skip("this machine has CUDA")
     with pytest.raises(UserError, match="device 'cuda' cannot be used"):
         train(recipe(device="cuda"), tmp_path)
+
+
+def attacked_training(**changes: Any) -> dict[str, Any]:
+    return {"attack": "pgd", "eps": {"mr": "8/255"}, "options": {"steps": 2, "keep": "last"}} | changes
+
+
+def test_training_images_are_attacked_within_their_radii(
+    splits: dict[str, Split], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = recipe(epochs=4, adversarial=attacked_training(warmup=0.5), augmentation={})
+    model = build_model(training.model_config("concat").with_options({"width": 1 / 32}), splits["test"].info)
+    trainer = Trainer(config, model, splits["train"], splits["val"], tmp_path / "x", "")
+    opponent, seen = trainer.opponent, []
+    assert opponent is not None
+    original = opponent.attacked
+
+    def spy(batch: Batch, epoch: int) -> dict[str, Tensor]:
+        moved = original(batch, epoch)
+        assert torch.equal(moved["ct"], batch.inputs["ct"])
+        seen.append(float((moved["mr"] - batch.inputs["mr"]).abs().max()))
+        return moved
+
+    monkeypatch.setattr(opponent, "attacked", spy)
+    for epoch in range(3):
+        before = len(seen)
+        list(trainer._epoch_steps(epoch))
+        assert model.training
+        assert all(p.requires_grad for p in model.parameters())
+        assert max(seen[before:]) == pytest.approx(8 / 255 * min((epoch + 1) / 2, 1), rel=1e-3)
+
+
+def test_weights_are_chosen_by_robustness(tmp_path: Path) -> None:
+    trained = train(recipe(epochs=3, adversarial=attacked_training()), tmp_path)
+    said = json.loads(trained.card.read_text())["training"]
+    robust = [epoch["val_robust_balanced_accuracy"] for epoch in said["history"]]
+    assert said["best_epoch"] == int(np.argmax(robust))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"attack": "pdg"}, "did you mean 'pgd'"),
+        ({"eps": {"mri": 0.1}}, "unknown modality 'mri'"),
+        ({"options": {"stepz": 2}}, "did you mean 'steps'"),
+        ({"eot": 0}, "eot must be 1 or more"),
+        ({"warmup": 0.9}, "the last epoch needs the whole radius"),
+    ],
+)
+def test_bad_adversaries(changes: dict[str, Any], complaint: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=complaint):
+        train(recipe(adversarial=attacked_training(**changes)), tmp_path)
