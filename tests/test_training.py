@@ -22,7 +22,7 @@ from robustbench_med.config import build
 from robustbench_med.data.phantom import Phantom
 from robustbench_med.evaluation import load_batch
 from robustbench_med.files import sha256_file
-from robustbench_med.models.zoo import build_model, config_from_card, load_weights
+from robustbench_med.models.zoo import build_model, config_from_card, load_weights, model_config
 from robustbench_med.training import TrainConfig, Trainer, train
 
 
@@ -214,7 +214,7 @@ def test_training_images_are_attacked_within_their_radii(
     splits: dict[str, Split], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     config = recipe(epochs=4, adversarial=attacked_training(warmup=0.5), augmentation={})
-    model = build_model(training.model_config("concat").with_options({"width": 1 / 32}), splits["test"].info)
+    model = build_model(model_config("concat").with_options({"width": 1 / 32}), splits["test"].info)
     trainer = Trainer(config, model, splits["train"], splits["val"], tmp_path / "x", "")
     opponent, seen = trainer.opponent, []
     assert opponent is not None
