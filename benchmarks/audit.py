@@ -203,7 +203,6 @@ CASES: Mapping[str, Case] = {
     "probabilities": Case(lambda n: Wrapped(n.plain, after=lambda z: z.softmax(1))),
     "NaN gradient": Case(lambda n: Wrapped(n.plain, broken_gradient)),
     "k winners take all": Case(lambda n: Wrapped(Winners(n.plain, 0.2))),
-    "one step": Case(lambda n: Wrapped(n.plain), attack=("fgsm", {})),
     "random gradient, no EOT": Case(lambda n: Wrapped(n.plain, RandomGradient(20.0))),
     "mask without EOT": Case(lambda n: Wrapped(n.noisy, Mask(0.4))),
     "undefended": Case(lambda n: Wrapped(n.plain), sound=True),
