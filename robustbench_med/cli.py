@@ -87,7 +87,14 @@ def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
     add("--device", help="cpu (default), cuda, …")
     add("--out", help="folder of run folders; default runs")
     add("--leaderboard", help="CSV that gets the row; default OUT/leaderboard.csv")
-    add("--audit", action="store_true", default=audit, help="run every check of the audit (robmed audit)")
+    add(
+        "--audit",
+        nargs="?",
+        const="default",
+        default="default" if audit else None,
+        metavar="AUDIT",
+        help="run every check of an audit: default, quick, or a YAML file (robmed audit)",
+    )
     parser.set_defaults(command=_run)
 
 

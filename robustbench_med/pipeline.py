@@ -129,13 +129,14 @@ class Result:
     leaderboard: Path
 
 
-def run(config: RunConfig, complete_audit: bool = False) -> Result:
+def run(config: RunConfig, audited: str | None = None) -> Result:
     """Load, attack, score, audit, record.
 
     A run that was killed goes on where it stopped when the same config is run again.
 
     Args:
-        complete_audit: make all the checks of ``audit.CHECKS``; those that are cheap are always made.
+        audited: name (``configs/audit``) or path of an audit; its checks are then all made. Those that
+            are cheap are always made.
 
     Raises:
         UserError: anything in the config, data or weights that cannot be used.
@@ -144,6 +145,8 @@ def run(config: RunConfig, complete_audit: bool = False) -> Result:
     config = build(
         RunConfig, {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, "RunConfig"
     )
+    if audited is not None:
+        audit_config(audited)  # what is wrong with it is said before the run, not after
     out = Path(config.out)
     board = Path(config.leaderboard) if config.leaderboard else out / "leaderboard.csv"
     loaded, plan = prepare(config)
@@ -170,7 +173,7 @@ def run(config: RunConfig, complete_audit: bool = False) -> Result:
             plan = replace(plan, eot=curve.draws)
         outcomes = _evaluated(plan, folder, f"{loaded.config.label} under {config.attack}")
         measured = accuracies(outcomes, plan)
-        findings = _audited(plan, outcomes, folder / "audit", complete_audit)
+        findings = _audited(plan, outcomes, folder / "audit", audited)
         if curve is not None:
             findings = replace(findings, findings=(*findings.findings, converged(curve)))
         result = record(run_id, stored, plan, loaded, outcomes, measured, findings.as_record(), started)
@@ -192,9 +195,19 @@ def _searched(plan: Plan, folder: Path) -> Curve:
         return converge(plan, folder, lambda title: bar.update(task, description=f"auto: {title}"))
 
 
-def _audited(plan: Plan, outcomes: Outcomes, folder: Path, complete: bool) -> Audit:
-    path = find("audit", "audit", "default")
-    checks = build(AuditConfig, read_yaml(path), str(path))
+def audit_config(name: str) -> AuditConfig:
+    """An audit by the name it ships under, or by its path.
+
+    Raises:
+        UserError: unreadable file, unknown option, wrong type.
+    """
+    path = find("audit", "audit", name)
+    return build(AuditConfig, read_yaml(path), str(path))
+
+
+def _audited(plan: Plan, outcomes: Outcomes, folder: Path, audited: str | None) -> Audit:
+    complete = audited is not None
+    checks = audit_config(audited or "default")
     if not complete:
         checks = replace(checks, samples=CHEAP_SAMPLES)
 
@@ -207,7 +220,7 @@ def _audited(plan: Plan, outcomes: Outcomes, folder: Path, complete: bool) -> Au
         return audit(Bench(plan, outcomes, checks, make_attack, folder, announce, Thresholds()), complete)
 
 
-def run_all(config: RunConfig, complete_audit: bool = False) -> list[Result]:
+def run_all(config: RunConfig, audited: str | None = None) -> list[Result]:
     """Run each attack of a comma-separated list, and with several their per-sample worst case.
 
     Every attack gets those of ``attack_options`` that it has.
@@ -217,7 +230,7 @@ def run_all(config: RunConfig, complete_audit: bool = False) -> list[Result]:
     """
     names = [name.strip() for name in config.attack.split(",")]
     if len(names) == 1:
-        return [run(config, complete_audit)]
+        return [run(config, audited)]
     if len(set(names)) < len(names):
         raise UserError(f"attack {config.attack!r} names an attack twice; drop one")
     options = {
@@ -236,7 +249,7 @@ def run_all(config: RunConfig, complete_audit: bool = False) -> list[Result]:
         for name in names
     ]
     plans = [prepare(each)[1] for each in configs]  # what is wrong with the last is said before the first
-    results = [run(each, complete_audit) for each in configs]
+    results = [run(each, audited) for each in configs]
     return [*results, _ensemble(results, plans[0])]
 
 
