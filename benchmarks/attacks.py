@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -34,10 +35,13 @@ from robustbench_med.api.objective import Goal
 from robustbench_med.api.threat import Budget, ThreatModel
 from robustbench_med.evaluation import load_batch
 
+T = TypeVar("T")
 POINT = 0.01
 CHANCE = 0.05
 BATCH = 250  # rows of a pass, AutoAttack's own default
 TWICE = 2.0
+BLINK, REPEATS = 3.0, 4  # seconds; the least of five is taken
+SLACK = 1.02  # two timings of the same work differ by so much
 EXTRAS = ("foolbox", "pyautoattack")  # optional, under the name of their adapter
 # Kind of attack: who runs it, the native one first.
 RIVALS: Mapping[str, Sequence[tuple[str, Mapping[str, object]]]] = {
@@ -178,15 +182,25 @@ def measured(
     with torch.inference_mode():
         right = goal.success(model(batch.inputs), batch.labels) == 0
     part = batch.take(torch.nonzero(right).squeeze(1))
-    started = time.perf_counter()
-    found = made.perturb(Target(model, threat, goal, 1, 0, passes, BATCH), part)
-    seconds = time.perf_counter() - started
+    target = Target(model, threat, goal, 1, 0, passes, BATCH)
+    found, seconds = timed(lambda: made.perturb(target, part))
+    forward, backward = passes.forward, passes.backward
+    # What is over in a blink is timed again, or the first call of a kernel would decide.
+    for _ in range(REPEATS if seconds < BLINK else 0):
+        seconds = min(seconds, timed(lambda: made.perturb(target, part))[1])
     threat.check(found, part.inputs, attack)
     with torch.inference_mode():
         right[right.clone()] = goal.success(model(found), part.labels) == 0
     count, standing = len(batch), "".join(str(int(r)) for r in right)
-    costs = (passes.forward / count, passes.backward / count, seconds)
+    costs = (forward / count, backward / count, seconds)
     return Row(name, kind, attack, float(right.float().mean()), *costs, standing)
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """The result and the seconds it took."""
+    started = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - started
 
 
 def weaker(native: Row, peer: Row) -> bool:
@@ -206,7 +220,7 @@ def lost(rows: Sequence[Row]) -> list[str]:
         for peer in peers:
             if weaker(native, peer):
                 out.append(f"{native.model}: {native.attack} is weaker than {peer.attack}")
-            if peer.robust <= native.robust and native.seconds > peer.seconds:
+            if peer.robust <= native.robust and native.seconds > SLACK * peer.seconds:
                 out.append(
                     f"{native.model}: {native.attack} is slower than {peer.attack}, which is as strong"
                 )

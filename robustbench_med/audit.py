@@ -13,15 +13,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ConfigDict
 from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Batch, Evaluation, Passes, Target
 from robustbench_med.api.errors import UserError
+from robustbench_med.api.fields import STRICT
 from robustbench_med.api.objective import Loss, cross_entropy, margin
 from robustbench_med.api.seeding import derive
 from robustbench_med.api.threat import Budget, ThreatModel
@@ -77,6 +79,8 @@ class Other:
         refined: True for one that is costlier than most headline attacks (see ``Thresholds.refined``).
         eot: least number of draws behind its gradients on a random model; else it has the run's.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     role: str
     attack: str

@@ -11,28 +11,32 @@ from typing import Any
 
 from robustbench_med.api.errors import UserError
 
-LISTS = ("models", "attacks", "defenses", "datasets", "recipes", "protocols")
+LISTS = ("models", "attacks", "defenses", "datasets", "recipes", "protocols", "suites")
 ATTACK_OPTIONS = ("steps", "step_size", "restarts", "loss", "keep", "random_start")
 
-FLAGS = {"--eps": "radius", "--radii": "radius", "--sigma": "standard deviation"}
+FLAGS = {"--eps": "radius", "--radii": "radius", "--sigma": "standard deviation", "--margin": "share"}
 ADDED = "put a defense (robmed list defenses) on top of the model's own; repeatable, in this order"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it is done, 2 for what the user must mend, 130 after Ctrl-C."""
+    """Run one command.
+
+    Returns:
+        0 when it is done, 1 when a gate does not pass, 2 for what the user must mend, 130 after Ctrl-C.
+    """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(argv)
     try:
-        options.command(options, argv)
+        status = options.command(options, argv)
     except UserError as error:
         print(f"robmed: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        goes_on = options.command in (_run, _certify, _train)
+        goes_on = options.command in (_run, _certify, _train, _curve, _modalities, _suite)
         hint = "; the same command goes on from here" if goes_on else "; nothing was written"
         print(f"robmed: interrupted{hint}", file=sys.stderr)
         return 130
-    return 0
+    return int(status or 0)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,6 +46,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="attack a model and record its robust accuracy"))
     _add_run(commands.add_parser("audit", help="the same, and check whether the number can be trusted"), True)
+    _add_curve(commands.add_parser("curve", help="robust accuracy over epsilon, with figure"))
+    _add_modalities(commands.add_parser("modalities", help="each modality attacked alone, together, missing"))
+    _add_suite(commands.add_parser("suite", help="many models, data sets and protocols: table and figure"))
+    _add_compare(commands.add_parser("compare", help="two runs in pairs; --gate for CI"))
+    _add_board(commands.add_parser("board", help="rank the rows of a leaderboard that can be trusted"))
     _add_certify(commands.add_parser("certify", help="certify a smoothed model's accuracy over L2 radii"))
     _add_train(commands.add_parser("train", help="train a model from a recipe"))
     _add_data(commands.add_parser("data", help="import data sets from their publishers' downloads"))
@@ -98,6 +107,48 @@ def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
     parser.set_defaults(command=_run)
 
 
+def _add_curve(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument(
+        "--radii", help="radii of every attacked modality; default 0.5/255,1/255,2/255,4/255,8/255"
+    )
+    parser.set_defaults(command=_curve)
+
+
+def _add_modalities(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.set_defaults(command=_modalities)
+
+
+def _add_suite(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("suite", metavar="SUITE", help="name (robmed list suites) or YAML file")
+    add("--device", default="cpu", help="cpu (default), cuda, …")
+    add("--out", type=Path, help="folder of run folders, table and figure; default runs/SUITE")
+    parser.set_defaults(command=_suite)
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("baseline", type=Path, help="run folder (record.json and outcomes.npz)")
+    add("new", type=Path, help="run folder of the same samples and threat model")
+    add("--margin", help="how far robust accuracy may fall or rise; default 0.02, two points")
+    add("--gate", action="store_true", help="exit with 1 when a fall is not excluded, or a rise is certain")
+    parser.set_defaults(command=_compare)
+
+
+def _add_board(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("csv", type=Path, metavar="CSV", help="a leaderboard file")
+    parser.set_defaults(command=_board)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    # A pipe has no width; a terminal's is kept.
+    return Console(width=None if sys.stdout.isatty() else 200, soft_wrap=True, highlight=False)
+
+
 def _count_or_auto(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
@@ -142,15 +193,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
-    from rich.console import Console
-
-    from robustbench_med.config import find, read_yaml
     from robustbench_med.pipeline import run_all
     from robustbench_med.reporting.table import show
 
-    values = read_yaml(find("protocol", "protocols", options.config)) if options.config else {}
-    console = Console(soft_wrap=True, highlight=False)
-    for result in run_all(_run_config(values, options), options.audit):
+    console = _console()
+    for result in run_all(_run_config(options), options.audit):
         show(result.record, console)
         console.print(f"\nrecord  {result.folder / 'record.json'}")
         if (picture := result.folder / "picture.png").exists():
@@ -158,13 +205,73 @@ def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
         console.print(f"row     {result.leaderboard}")
 
 
-def _run_config(values: dict[str, Any], options: argparse.Namespace) -> Any:
-    from robustbench_med.config import build, scalar
+def _curve(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    from robustbench_med.curve import epsilon_curve
+    from robustbench_med.reporting.curve import show
+
+    radii = [_radius(text, "--radii") for text in options.radii.split(",")] if options.radii else []
+    if options.eps:
+        raise UserError("--eps: a curve has several radii; say --radii 1/255,2/255")
+    curve = epsilon_curve(_run_config(options), radii, options.audit)
+    console = _console()
+    show(curve, console)
+    console.print(f"\ncurve   {curve.folder / 'curve.json'}\npicture {curve.folder / 'curve.png'}")
+
+
+def _modalities(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    from robustbench_med.modalities import modality_table
+    from robustbench_med.reporting.modalities import show
+
+    if options.modality:
+        raise UserError("--modality: the table attacks each of them; drop the flag")
+    table = modality_table(_run_config(options), options.audit)
+    console = _console()
+    show(table, console)
+    console.print(f"\ntable   {table.folder / 'modalities.json'}")
+
+
+def _suite(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    from robustbench_med.suite import Suite, run_suite
+
+    suite = Suite.from_yaml(options.suite)
+    console = _console()
+    out = options.out or Path("runs") / Path(options.suite).stem
+    result = run_suite(suite, out, options.device, lambda said: console.print(said))
+    console.print("\n" + result.table.read_text(encoding="utf-8"), markup=False)
+    console.print(f"table   {result.table}\npicture {result.figure}\nrows    {out / 'leaderboard.csv'}")
+
+
+def _compare(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    del argv
+    from robustbench_med.compare import MARGIN, compare
+    from robustbench_med.reporting.comparison import show
+
+    margin = _radius(options.margin, "--margin") if options.margin else MARGIN
+    found = compare(options.baseline, options.new, margin)
+    show(found, _console(), options.gate)
+    return 1 if options.gate and found.complaints else 0
+
+
+def _board(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    from robustbench_med.reporting.board import boards, show
+    from robustbench_med.reporting.leaderboard import read
+
+    if not options.csv.exists():
+        raise UserError(f"{options.csv} does not exist; robmed run writes runs/leaderboard.csv")
+    show(boards(read(options.csv)), _console())
+
+
+def _run_config(options: argparse.Namespace) -> Any:
+    from robustbench_med.config import build, find, read_yaml, scalar
     from robustbench_med.pipeline import RunConfig
 
-    flags = {
-        k: v for k, v in vars(options).items() if v is not None and k not in ("command", "config", "audit")
-    }
+    values = read_yaml(find("protocol", "protocols", options.config)) if options.config else {}
+    other = ("command", "config", "audit", "radii")
+    flags = {k: v for k, v in vars(options).items() if v is not None and k not in other}
     given = values.get("attack_options") or {}
     if not isinstance(given, dict):
         raise UserError(f"{options.config}: attack_options must be a mapping, not {type(given).__name__}")
@@ -209,8 +316,6 @@ def _radius(text: str, flag: str) -> float:
 
 def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
-    from rich.console import Console
-
     from robustbench_med.certify import CertifyConfig, certify
     from robustbench_med.config import build
     from robustbench_med.reporting.certificate import show
@@ -220,7 +325,7 @@ def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
     if "radii" in flags:
         flags["radii"] = tuple(_radius(text, "--radii") for text in flags["radii"].split(","))
     result = certify(build(CertifyConfig, flags, "robmed certify"))
-    console = Console(soft_wrap=True, highlight=False)
+    console = _console()
     show(result.record, console)
     console.print(f"\nrecord  {result.folder / 'record.json'}")
     console.print(f"row     {result.leaderboard}")
@@ -250,7 +355,6 @@ def _import(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 def _list(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
-    from rich.console import Console
     from rich.table import Table
 
     from robustbench_med.reporting.listing import rows
@@ -259,8 +363,7 @@ def _list(options: argparse.Namespace, argv: Sequence[str]) -> None:
     table = Table(*columns, box=None, pad_edge=False)
     for row in found:
         table.add_row(*row)
-    # A pipe has no width; a terminal's is kept.
-    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
+    _console().print(table)
 
 
 if __name__ == "__main__":

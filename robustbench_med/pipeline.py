@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
+from robustbench_med import metrics
 from robustbench_med.adversary import LINF_DEFAULT, attack_class, make_attack, make_goal, make_threat_model
 from robustbench_med.api.dataset import DatasetInfo, Split
 from robustbench_med.api.errors import UserError
@@ -27,7 +28,7 @@ from robustbench_med.config import build, find, read_yaml
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.eot import Curve, converge
 from robustbench_med.evaluation import Outcomes, Plan, evaluate, worst_case
-from robustbench_med.files import require_writable, sha256_file, sha256_json, write_json
+from robustbench_med.files import read_json, require_writable, sha256_file, sha256_json, write_json
 from robustbench_med.models.zoo import (
     DefenseConfig,
     DefenseSpec,
@@ -129,7 +130,7 @@ class Result:
     leaderboard: Path
 
 
-def run(config: RunConfig, audited: str | None = None) -> Result:
+def run(config: RunConfig, audited: str | None = None, reuse: bool = False) -> Result:
     """Load, attack, score, audit, record.
 
     A run that was killed goes on where it stopped when the same config is run again.
@@ -137,6 +138,7 @@ def run(config: RunConfig, audited: str | None = None) -> Result:
     Args:
         audited: name (``configs/audit``) or path of an audit; its checks are then all made. Those that
             are cheap are always made.
+        reuse: read back the same run if it is finished, instead of making it again.
 
     Raises:
         UserError: anything in the config, data or weights that cannot be used.
@@ -167,6 +169,8 @@ def run(config: RunConfig, audited: str | None = None) -> Result:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     # Two equal runs at once take turns: they would share their parts.
     with FileLock(out / f".{folder.name}.lock"):
+        if reuse and (finished := _finished(folder, board, audited)):
+            return finished
         curve = None
         if stored["eot"] == "auto":
             curve = _searched(plan, folder / "eot")
@@ -176,7 +180,9 @@ def run(config: RunConfig, audited: str | None = None) -> Result:
         findings = _audited(plan, outcomes, folder / "audit", audited)
         if curve is not None:
             findings = replace(findings, findings=(*findings.findings, converged(curve)))
-        result = record(run_id, stored, plan, loaded, outcomes, measured, findings.as_record(), started)
+        further = metrics.describe(outcomes, plan)
+        checked = {"config": audited, **findings.as_record()}
+        result = record(run_id, stored, plan, loaded, outcomes, measured, further, checked, started)
         if curve is not None:
             result["eot_curve"] = curve.as_record()
             draw_curve(curve, folder / "eot.png")
@@ -186,6 +192,19 @@ def run(config: RunConfig, audited: str | None = None) -> Result:
         leaderboard.append(board, leaderboard.row(result))
         for parts in ("parts", "audit", "eot"):
             shutil.rmtree(folder / parts, ignore_errors=True)
+    return Result(measured, result, folder, board)
+
+
+def _finished(folder: Path, board: Path, audited: str | None) -> Result | None:
+    """The run that lies in ``folder``; None if it is not there or was not audited as is asked."""
+    if not (folder / "record.json").exists():
+        return None
+    result = read_json(folder / "record.json")
+    if audited is not None and result["audit"].get("config") != audited:
+        return None
+    if not leaderboard.holds(board, result["run"]):
+        leaderboard.append(board, leaderboard.row(result))
+    measured = {name: Accuracy.from_record(value) for name, value in result["accuracy"].items()}
     return Result(measured, result, folder, board)
 
 
@@ -261,7 +280,8 @@ def _ensemble(results: list[Result], plan: Plan) -> Result:
     worst = worst_case(outcomes, right)
     measured = accuracies(worst, plan)
     run_id = sha256_json([result.record["run"] for result in results])[:12]
-    made = ensemble_record(run_id, [result.record for result in results], measured)
+    members = [result.record for result in results]
+    made = ensemble_record(run_id, members, measured, metrics.describe(worst, plan))
     board = results[0].leaderboard
     name = folder_name(made["model"]["label"], "ensemble", made["dataset"]["name"], run_id)
     folder = results[0].folder.parent / name

@@ -11,12 +11,13 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -26,7 +27,7 @@ from robustbench_med.adversary import make_attack, make_threat_model
 from robustbench_med.api.attack import Attack, Batch, Passes, Target
 from robustbench_med.api.dataset import DatasetInfo, Split
 from robustbench_med.api.errors import UserError
-from robustbench_med.api.fields import Fraction
+from robustbench_med.api.fields import STRICT, Fraction
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal
 from robustbench_med.api.seeding import derive
@@ -62,6 +63,8 @@ class Augmentation:
         brightness: largest change of brightness, in units of the pixel range, drawn per image.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     mirror: bool = True
     shift: float = 0.0
     rotate: float = 0.0
@@ -84,6 +87,8 @@ class AdversarialTraining:
         eot: draws of a random model behind each gradient.
         warmup: share of the epochs over which the radii rise from 0 to their full size.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     attack: str
     eps: Fraction | Mapping[str, Fraction]

@@ -42,7 +42,13 @@ def test_help_answers_at_once() -> None:
     assert min(times) < 0.5
 
 
-@pytest.mark.parametrize("command", ["run", "certify", "train", "data", "list"])
+COMMANDS = (
+    *("run", "audit", "curve", "modalities", "suite", "compare", "board"),
+    *("certify", "train", "data", "list"),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main([command, "--help"])
@@ -56,7 +62,8 @@ LISTED = {
     "defenses": ["attention-noise", "projection-filters"],
     "datasets": ["phantom", "milk10k", "mri-ct"],
     "recipes": ["phantom-mail", "milk10k-concat"],
-    "protocols": ["released", "eot"],
+    "protocols": ["released", "eot", "adaptive"],
+    "suites": ["robust-mail"],
 }
 
 
@@ -76,7 +83,8 @@ def test_what_a_run_prints(
     assert cli.main(["run", "--model", "concat", "--attack", "pgd", *flags]) == 0
     printed = capfd.readouterr()
     assert printed.err == ""
-    for text in ("synthetic", "lesion", "side", "any head", "95 %", "4/255", "passes a sample"):
+    expected = ("synthetic", "lesion", "side", "any head", "95 %", "macro-F1", "4/255", "passes a sample")
+    for text in expected:
         assert text in printed.out
     for name in ("record.json", "picture.png", "leaderboard.csv"):
         assert name in printed.out

@@ -37,7 +37,7 @@ from robustbench_med.api.attack import Attack, Batch, Target
 from robustbench_med.api.dataset import Split
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.threat import Budget
-from robustbench_med.config import build, read_yaml
+from robustbench_med.config import build
 from robustbench_med.evaluation import Outcomes, Plan, evaluate
 from robustbench_med.files import sha256_file
 from robustbench_med.pipeline import RunConfig, prepare, run, run_all
@@ -322,7 +322,7 @@ def test_flags_yaml_and_python_are_the_same(tmp_path: Path) -> None:
 
 def _parsed(arguments: list[str]) -> RunConfig:
     options = cli._parser().parse_args(["run", *arguments])
-    parsed = cli._run_config(read_yaml(Path(options.config)) if options.config else {}, options)
+    parsed = cli._run_config(options)
     assert isinstance(parsed, RunConfig)
     return parsed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, ConfigDict
 
 
 def fraction(value: object) -> object:
@@ -17,6 +17,9 @@ def fraction(value: object) -> object:
             raise ValueError(f"{value!r} is not a fraction") from error
     return value
 
+
+STRICT = ConfigDict(extra="forbid")
+"""For a config inside a config, as ``__pydantic_config__``: a field it does not have is an error."""
 
 Fraction = Annotated[float, BeforeValidator(fraction)]
 """A float that may be written as "4/255"."""

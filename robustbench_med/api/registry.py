@@ -43,6 +43,10 @@ class Registry(Generic[T]):
                 )
         return dict(sorted(found.items()))
 
+    def names(self) -> list[str]:
+        """What can be asked for, sorted."""
+        return list(self.entries())
+
     def get(self, name: str) -> T:
         """Import and return the plug-in called ``name``.
 

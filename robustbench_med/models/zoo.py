@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from robustbench_med.api.dataset import DatasetInfo
 from robustbench_med.api.defense import Defense
 from robustbench_med.api.errors import UserError
+from robustbench_med.api.fields import STRICT
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.registry import Registry, unknown
 from robustbench_med.config import build, find, read_yaml, scalar, shipped
@@ -28,6 +29,8 @@ DEFENSES: Registry[type[Defense]] = Registry("defense", "robustbench_med.defense
 @dataclass(frozen=True)
 class DefenseConfig:
     """A defense by name, with its parameters."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -37,6 +37,12 @@ COLUMNS = (
     "worst_of_draws_high",
     "clean_by_head",
     "robust_by_head",
+    "attack_success",
+    "macro_f1_by_head",
+    "auroc_by_head",
+    "sensitivity_by_head",
+    "calibration_error_by_head",
+    "worst_subgroup",
     "verdict",
     "forward_per_sample",
     "backward_per_sample",
@@ -48,6 +54,7 @@ COLUMNS = (
     "seconds",
     "started",
 )
+METRICS = ("macro_f1", "auroc", "sensitivity", "calibration_error")
 KINDS = ("clean", "robust", "majority", "worst_of_draws")
 VOLATILE = ("seconds", "started")  # the columns that differ when the same command is repeated
 
@@ -55,7 +62,8 @@ VOLATILE = ("seconds", "started")  # the columns that differ when the same comma
 def row(record: Mapping[str, Any]) -> dict[str, str]:
     """The leaderboard's view of a run's record: shares with 4 decimals.
 
-    ``clean`` and ``robust`` are of what the attack aimed at (the column ``goal``).
+    ``clean`` and ``robust`` are of what the attack aimed at (the column ``goal``); so are the attack's
+    success and the worst subgroup. Metrics by head are those under attack.
     """
     aimed, samples = record["accuracy"][record["headline"]], record["dataset"]["samples"]
     budgets = record["threat_model"]["budgets"]
@@ -77,6 +85,9 @@ def row(record: Mapping[str, Any]) -> dict[str, str]:
         **{f"{kind}_{end}": f"{aimed[kind][end]:.4f}" for kind in KINDS for end in ("low", "high")},
         "clean_by_head": _each({name: f"{head['clean']['value']:.4f}" for name, head in heads.items()}),
         "robust_by_head": _each({name: f"{head['robust']['value']:.4f}" for name, head in heads.items()}),
+        "attack_success": share(record["attack_success"][record["headline"]]),
+        **{f"{metric}_by_head": _metric(record, metric) for metric in METRICS},
+        "worst_subgroup": _worst_subgroup(record["worst_subgroup"]),
         "verdict": record["audit"]["verdict"] if "audit" in record else "unaudited",
         "forward_per_sample": f"{record['cost']['forward_passes'] / samples:.2f}",
         "backward_per_sample": f"{record['cost']['backward_passes'] / samples:.2f}",
@@ -88,6 +99,19 @@ def row(record: Mapping[str, Any]) -> dict[str, str]:
         "seconds": f"{record['cost']['seconds']:.1f}",
         "started": record["started"],
     }
+
+
+def share(value: float | None) -> str:
+    """With 4 decimals; "" where there is none."""
+    return "" if value is None else f"{value:.4f}"
+
+
+def _metric(record: Mapping[str, Any], metric: str) -> str:
+    return _each({head: share(kinds["robust"][metric]) for head, kinds in record["metrics"].items()})
+
+
+def _worst_subgroup(found: Mapping[str, Any] | None) -> str:
+    return "" if found is None else f"{found['column']}={found['value']}: {share(found['robust']['value'])}"
 
 
 def check_header(path: Path, columns: Sequence[str] = COLUMNS) -> None:
@@ -114,6 +138,24 @@ def append(path: Path, new: Mapping[str, str], columns: Sequence[str] = COLUMNS)
             temporary.write_text(text + _line(new, columns), encoding="utf-8", newline="")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another --leaderboard") from error
+
+
+def holds(path: Path, run: str) -> bool:
+    """Whether the file has a row of the run.
+
+    Raises:
+        UserError: see ``check_header``.
+    """
+    return any(line["run"] == run for line in read(path))
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a leaderboard; none when there is no such file.
+
+    Raises:
+        UserError: see ``check_header``.
+    """
+    return list(csv.DictReader(io.StringIO(_read(path, COLUMNS))))
 
 
 def _read(path: Path, columns: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ def rows(what: str) -> Rows:
     """Column titles and rows of one of ``cli.LISTS``."""
     if what == "models":
         return _models()
-    folders = {"recipes": "train", "protocols": "protocols"}
+    folders = {"recipes": "train", "protocols": "protocols", "suites": "suites"}
     if what in folders:
         return (what[:-1], "file"), [(name, str(path)) for name, path in shipped(folders[what]).items()]
     registries: dict[str, Registry[Any]] = {"attacks": ATTACKS, "defenses": DEFENSES, "datasets": SOURCES}

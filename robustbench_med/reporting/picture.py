@@ -12,6 +12,7 @@ from robustbench_med.api.dataset import Task
 from robustbench_med.eot import Curve
 from robustbench_med.evaluation import Outcomes, Plan
 from robustbench_med.files import replacing
+from robustbench_med.reporting.figures import pyplot
 from robustbench_med.reporting.leaderboard import radius
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
@@ -19,11 +20,7 @@ RIGHT, WRONG = "#1a7f37", "#cf222e"
 
 def draw(outcomes: Outcomes, plan: Plan, path: Path) -> None:
     """Write a PNG: a row a sample, three columns a modality, predictions beside the images."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     index, modalities = outcomes.shown["index"], [m.name for m in plan.split.info.modalities]
     columns = 3 * len(modalities) + 1
     figure, axes = plt.subplots(
@@ -44,11 +41,7 @@ def draw(outcomes: Outcomes, plan: Plan, path: Path) -> None:
 
 def draw_curve(curve: Curve, path: Path) -> None:
     """Write a PNG: robust accuracy with its interval, and agreement of gradients, over EOT draws."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     draws = [p.draws for p in curve.points]
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3))
     left.errorbar(

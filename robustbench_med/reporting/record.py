@@ -37,6 +37,11 @@ class Accuracy:
     majority: Estimate
     worst_of_draws: Estimate
 
+    @classmethod
+    def from_record(cls, stored: Mapping[str, Mapping[str, Any]]) -> Accuracy:
+        """Read back what ``record`` wrote under "accuracy"."""
+        return cls(**{kind: Estimate(**values) for kind, values in stored.items()})
+
 
 def accuracies(outcomes: Outcomes, plan: Plan) -> dict[str, Accuracy]:
     """Per task, and under ANY the samples on which no head is wrong (the goal "any").
@@ -92,10 +97,11 @@ def record(
     loaded: LoadedModel,
     outcomes: Outcomes,
     measured: Mapping[str, Accuracy],
+    further: Mapping[str, Any],
     audit: Mapping[str, Any],
     started: str,
 ) -> dict[str, Any]:
-    """The JSON record of a run."""
+    """The JSON record of a run; ``further`` is of ``metrics.describe``."""
     return {
         "run": run_id,
         "config": config,
@@ -111,6 +117,7 @@ def record(
         "scoring": {"draws": plan.draws, "headline": "mean"},
         "headline": headline(plan.goal),
         "accuracy": {name: asdict(value) for name, value in measured.items()},
+        **further,
         "audit": audit,
         "cost": {
             "forward_passes": outcomes.forward,
@@ -156,6 +163,7 @@ def ensemble_record(
     run_id: str,
     members: Sequence[Mapping[str, Any]],
     measured: Mapping[str, Accuracy],
+    further: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The record of the worst case over the runs of ``members``, whose own records it names.
 
@@ -171,6 +179,7 @@ def ensemble_record(
         "attack": {"name": "ensemble", "members": " + ".join(names), "eot": first["attack"]["eot"]},
         "members": [m["run"] for m in members],
         "accuracy": {name: asdict(value) for name, value in measured.items()},
+        **further,
         "audit": {"verdict": ", ".join(sorted({m["audit"]["verdict"] for m in members})), "findings": []},
         "cost": {key: round(sum(m["cost"][key] for m in members), 3) for key in first["cost"]},
     }

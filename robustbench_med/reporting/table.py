@@ -10,6 +10,7 @@ from rich.table import Table
 
 from robustbench_med.reporting.leaderboard import radius
 from robustbench_med.reporting.record import ANY
+from robustbench_med.statistics import Estimate
 
 
 def show(record: Mapping[str, Any], console: Console) -> None:
@@ -21,6 +22,7 @@ def show(record: Mapping[str, Any], console: Console) -> None:
     )
     console.print(f"\n[bold]{title}[/bold]")
     console.print(_accuracies(record))
+    console.print(_metrics(record))
     console.print(_conditions(record))
     if record["audit"]["findings"] and record["audit"]["complete"]:
         console.print(_findings(record["audit"]))
@@ -43,8 +45,41 @@ def _accuracies(record: Mapping[str, Any]) -> Table:
     return table
 
 
-def _cell(estimate: Mapping[str, Any]) -> str:
-    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+def _metrics(record: Mapping[str, Any]) -> Table:
+    """What else is asked of each head, before and after the attack."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("\nclean → attacked", no_wrap=True)
+    titles = {
+        "macro_f1": "macro-F1",
+        "auroc": "AUROC",
+        "sensitivity": "sensitivity at\n90 % specificity",
+        "calibration_error": "calibration\nerror",
+    }
+    for title in (*titles.values(), "attack\nsuccess"):
+        table.add_column(title, justify="right", no_wrap=True, vertical="bottom")
+    for head, kinds in record["metrics"].items():
+        pairs = [[_number(kinds[kind][name]) for kind in ("clean", "robust")] for name in titles]
+        table.add_row(
+            head, *(" → ".join(pair) for pair in pairs), _percentage(record["attack_success"][head])
+        )
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _percentage(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _cell(stored: Mapping[str, Any]) -> str:
+    return percent(Estimate(**stored))
+
+
+def percent(estimate: Estimate) -> str:
+    """A share and its interval for people."""
+    value, low, high = (100 * share for share in (estimate.value, estimate.low, estimate.high))
     return f"{value:.1f} % ({low:.1f} to {high:.1f})"
 
 
@@ -69,6 +104,9 @@ def _conditions(record: Mapping[str, Any]) -> Table:
             table.add_row("intervals", "given this one draw; another may give another accuracy")
     per_sample = ", ".join(f"{cost[f'{way}_passes'] / samples:.1f} {way}" for way in ("forward", "backward"))
     table.add_row("cost", f"{per_sample} passes a sample, {cost['seconds']:.1f} s")
+    if (worst := record["worst_subgroup"]) is not None:
+        said = f"{worst['column']} {worst['value']} ({worst['samples']} samples)"
+        table.add_row("worst group", f"{said}: robust {_cell(worst['robust'])}")
     table.add_row("verdict", record["audit"]["verdict"])
     for caveat in (*record["model"]["caveats"], *record["dataset"]["caveats"]):
         table.add_row("caveat", caveat)

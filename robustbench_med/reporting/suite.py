@@ -1,0 +1,95 @@
+"""Table and figure of many runs, from their records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustbench_med.files import replacing
+from robustbench_med.reporting.figures import pyplot
+
+Records = Mapping[tuple[str, str, str], Mapping[str, Any]]
+CLEAN, BARS = "#c9d1d9", ("#7aa6c2", "#b5403a", "#4d7c4d", "#8a6d3b")
+
+
+def table(title: str, records: Records) -> str:
+    """Markdown: a row a data set and model; accuracy of what was aimed at, with interval and verdict."""
+    protocols = list(dict.fromkeys(key[2] for key in records))
+    columns = [f"{protocol} | verdict" for protocol in protocols]
+    lines = [
+        f"# {title}",
+        "",
+        f"| data | model | clean | {' | '.join(columns)} | samples |",
+        "|" + "---|" * (4 + 2 * len(protocols)),
+    ]
+    for dataset, model in dict.fromkeys(key[:2] for key in records):
+        runs = [records.get((dataset, model, protocol)) for protocol in protocols]
+        known = [run for run in runs if run is not None]
+        # The run on most samples knows the clean accuracy best.
+        largest = max(known, key=lambda run: int(run["dataset"]["samples"]) * int(run["scoring"]["draws"]))
+        cells = [_cell(run, "robust") + " | " + _verdict(run) if run else "- | -" for run in runs]
+        counts = " / ".join(str(run["dataset"]["samples"]) if run else "-" for run in runs)
+        label, name = largest["model"]["label"], largest["dataset"]["name"]
+        synthetic = " (synthetic)" if largest["dataset"]["synthetic"] else ""
+        lines.append(
+            f"| {name}{synthetic} | `{label}` | {_cell(largest, 'clean')} | {' | '.join(cells)} | {counts} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw(title: str, records: Records, path: Path) -> None:
+    """Write a PNG: a panel a data set, bars for clean and each protocol; hollow where not sound."""
+    plt = pyplot()
+    datasets = list(dict.fromkeys(key[0] for key in records))
+    protocols = list(dict.fromkeys(key[2] for key in records))
+    models = list(dict.fromkeys(key[1] for key in records))
+    figure, axes = plt.subplots(
+        len(datasets), 1, figsize=(1.5 + 1.45 * len(models), 2.3 * len(datasets) + 0.9), squeeze=False
+    )
+    width = 0.8 / (len(protocols) + 1)
+    for axis, dataset in zip(axes[:, 0], datasets, strict=True):
+        for place, model in enumerate(models):
+            runs = [records.get((dataset, model, protocol)) for protocol in protocols]
+            shown = [("clean", run, CLEAN) for run in runs[-1:]]
+            shown += [("robust", run, color) for run, color in zip(runs, BARS, strict=False)]
+            for number, (kind, run, color) in enumerate(shown):
+                if run is not None:
+                    _bar(axis, place + (number - len(protocols) / 2) * width, width, run, kind, color)
+        synthetic = any(key[0] == dataset and run["dataset"]["synthetic"] for key, run in records.items())
+        axis.set_title(dataset + (" (synthetic)" if synthetic else ""), fontsize=9, loc="left")
+        axis.set_xticks(range(len(models)), models, fontsize=8)
+        axis.set_ylim(0, 100)
+        axis.set_xlim(-0.6, len(models) - 0.4)
+        axis.set_ylabel("all heads right (%)", fontsize=8)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in (CLEAN, *BARS[: len(protocols)])]
+    handles.append(plt.Rectangle((0, 0), 1, 1, facecolor="white", edgecolor="black", hatch="///"))
+    names = ["clean", *protocols, "audit: not sound"]
+    figure.legend(handles, names, loc="lower center", ncol=len(handles), frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+
+
+def _bar(axis: Any, x: float, width: float, run: Mapping[str, Any], kind: str, color: str) -> None:
+    value, low, high = (100 * run["accuracy"][run["headline"]][kind][k] for k in ("value", "low", "high"))
+    trusted = kind == "clean" or run["audit"]["verdict"] in ("sound", "unaudited")
+    style = {"color": color} if trusted else {"facecolor": "white", "edgecolor": color, "hatch": "///"}
+    axis.bar(x, value, width * 0.92, **style)
+    error = np.array([[value - low], [high - value]])
+    axis.errorbar(x, value, yerr=error, color="#333333", capsize=2, linewidth=0.8)
+
+
+def _cell(run: Mapping[str, Any], kind: str) -> str:
+    value, low, high = (100 * run["accuracy"][run["headline"]][kind][k] for k in ("value", "low", "high"))
+    return f"{value:.1f} ({low:.1f} to {high:.1f})"
+
+
+def _verdict(run: Mapping[str, Any]) -> str:
+    return str(run["audit"]["verdict"])
