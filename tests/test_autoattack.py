@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,29 @@ def test_members_work_on_what_still_stands(monkeypatch: pytest.MonkeyPatch) -> N
     batch = batch_of(labelled_by(net, random_split(2)))
     AutoAttack().perturb(target_of(net, threat_of(a=0.5, b=0.5)), batch)
     assert met == [("s0", "s1"), ("s1",)]
+
+
+def test_what_no_draw_gets_right_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a random model's samples only those that some fresh draw gets right go to the next member."""
+    met = []
+
+    @dataclass(frozen=True)
+    class Spy(Attack):
+        """Breaks the first sample, whatever the draw."""
+
+        def perturb(self, _: Target, batch: Batch) -> dict[str, Tensor]:
+            met.append(batch.ids)
+            first = torch.tensor([name == "s0" for name in batch.ids]).view(-1, 1, 1, 1)
+            return {"a": torch.where(first, 1 - batch.inputs["a"], batch.inputs["a"])}
+
+    monkeypatch.setitem(autoattack.VERSIONS, "rand", (Spy(), Spy()))
+    # Odd in (image - 0.5): its negative is the other class, whatever the draw multiplies the logits by.
+    net = seeded(RandomNet, {"a": 1}, {"first": 2}, std=0.1)
+    split = random_split(3)
+    labels = labelled_by(net, split_of({"a": split.images["a"]}, {"first": np.zeros(3, int)}, {"first": 2}))
+    net.noise.reseed(0)
+    AutoAttack(version="rand").perturb(target_of(net, threat_of(a=1.0), eot=2), batch_of(labels))
+    assert met == [("s0", "s1", "s2"), ("s1", "s2")]
 
 
 @pytest.mark.parametrize("version", ["rand", "stochastic"])

@@ -16,7 +16,18 @@ import torch.nn.functional as F
 from conftest import Robmed
 from PIL import Image
 from test_models import NARROW, TWO, images, mail
-from tiny import CHANNELS, CLASSES, ConvNet, random_split, seeded
+from tiny import (
+    ATTACKS,
+    CHANNELS,
+    CLASSES,
+    ConvNet,
+    batch_of,
+    labelled_by,
+    random_split,
+    seeded,
+    target_of,
+    threat_of,
+)
 from torch import Tensor, nn
 
 from robustbench_med.api.defense import Defense
@@ -633,3 +644,20 @@ def test_images_of_the_split_are_left_alone() -> None:
     net(inputs)
     for name, x in before.items():
         np.testing.assert_array_equal(inputs[name].numpy(), x)
+
+
+def test_bpda_goes_where_the_honest_gradient_ends() -> None:
+    """Rounding has a gradient of zero; as if it were the identity, the net behind it falls."""
+    batch = batch_of(labelled_by(seeded(ConvNet, CHANNELS, CLASSES), random_split(12)))
+    net = defended(seeded(ConvNet, CHANNELS, CLASSES), ("bit-depth", {"bits": 6, "straight_through": False}))
+    target = target_of(net.eval().requires_grad_(False), threat_of(a=0.05, b=0.05))
+    left = {}
+    for name in ("apgd", "bpda"):
+        found = ATTACKS.get(name)(steps=10).perturb(target, batch)
+        with torch.no_grad():
+            left[name] = 1 - float(target.goal.success(net(found), batch.labels).ceil().mean())
+    assert left["apgd"] > 0.6
+    assert left["bpda"] < left["apgd"] - 0.3
+    plain = target_of(seeded(ConvNet, CHANNELS, CLASSES), threat_of(a=0.05, b=0.05))
+    with pytest.raises(UserError, match="apgd has the same gradients"):
+        ATTACKS.get("bpda")().perturb(plain, batch)

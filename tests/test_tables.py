@@ -163,7 +163,7 @@ def test_suite(robmed: Robmed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert table[0] == "# Small"
     assert len(table) == 5
     assert "4 / 6" in table[-1]
-    assert "unaudited" in table[-1]
+    assert "✓" not in table[-1]  # nobody asked for an audit
     assert (out / "figure.png").stat().st_size > 0
     assert len((out / "leaderboard.csv").read_text().splitlines()) == 3
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from robustbench_med.audit import SOUND, UNAUDITED
 from robustbench_med.files import replacing
 from robustbench_med.reporting.figures import pyplot
 
@@ -16,21 +17,24 @@ CLEAN, BARS = "#c9d1d9", ("#7aa6c2", "#b5403a", "#4d7c4d", "#8a6d3b")
 
 
 def table(title: str, records: Records) -> str:
-    """Markdown: a row a data set and model; accuracy of what was aimed at, with interval and verdict."""
+    """Markdown: a row a data set and model; accuracy of what was aimed at, with interval and verdict.
+
+    Behind an accuracy stands a tick when an audit found it sound, the failed checks when it did not, and
+    nothing when it was not audited.
+    """
     protocols = list(dict.fromkeys(key[2] for key in records))
-    columns = [f"{protocol} | verdict" for protocol in protocols]
     lines = [
         f"# {title}",
         "",
-        f"| data | model | clean | {' | '.join(columns)} | samples |",
-        "|" + "---|" * (4 + 2 * len(protocols)),
+        f"| data | model | clean | {' | '.join(protocols)} | samples |",
+        "|" + "---|" * (4 + len(protocols)),
     ]
     for dataset, model in dict.fromkeys(key[:2] for key in records):
         runs = [records.get((dataset, model, protocol)) for protocol in protocols]
         known = [run for run in runs if run is not None]
         # The run on most samples knows the clean accuracy best.
         largest = max(known, key=lambda run: int(run["dataset"]["samples"]) * int(run["scoring"]["draws"]))
-        cells = [_cell(run, "robust") + " | " + _verdict(run) if run else "- | -" for run in runs]
+        cells = [_cell(run, "robust") + _verdict(run) if run else "-" for run in runs]
         counts = " / ".join(str(run["dataset"]["samples"]) if run else "-" for run in runs)
         label, name = largest["model"]["label"], largest["dataset"]["name"]
         synthetic = " (synthetic)" if largest["dataset"]["synthetic"] else ""
@@ -79,7 +83,7 @@ def draw(title: str, records: Records, path: Path) -> None:
 
 def _bar(axis: Any, x: float, width: float, run: Mapping[str, Any], kind: str, color: str) -> None:
     value, low, high = (100 * run["accuracy"][run["headline"]][kind][k] for k in ("value", "low", "high"))
-    trusted = kind == "clean" or run["audit"]["verdict"] in ("sound", "unaudited")
+    trusted = kind == "clean" or run["audit"]["verdict"] in (SOUND, UNAUDITED)
     style = {"color": color} if trusted else {"facecolor": "white", "edgecolor": color, "hatch": "///"}
     axis.bar(x, value, width * 0.92, **style)
     error = np.array([[value - low], [high - value]])
@@ -92,4 +96,5 @@ def _cell(run: Mapping[str, Any], kind: str) -> str:
 
 
 def _verdict(run: Mapping[str, Any]) -> str:
-    return str(run["audit"]["verdict"])
+    verdict = run["audit"]["verdict"]
+    return {SOUND: " ✓", UNAUDITED: ""}.get(verdict, f" ✗ {verdict}")
