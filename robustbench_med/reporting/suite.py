@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,7 @@ def table(title: str, records: Records) -> str:
     ]
     for dataset, model in dict.fromkeys(key[:2] for key in records):
         runs = [records.get((dataset, model, protocol)) for protocol in protocols]
-        known = [run for run in runs if run is not None]
-        # The run on most samples knows the clean accuracy best.
-        largest = max(known, key=lambda run: int(run["dataset"]["samples"]) * int(run["scoring"]["draws"]))
+        largest = _largest(runs)
         cells = [_cell(run, "robust") + _verdict(run) if run else "-" for run in runs]
         counts = " / ".join(str(run["dataset"]["samples"]) if run else "-" for run in runs)
         label, name = largest["model"]["label"], largest["dataset"]["name"]
@@ -57,11 +55,13 @@ def draw(title: str, records: Records, path: Path) -> None:
     for axis, dataset in zip(axes[:, 0], datasets, strict=True):
         for place, model in enumerate(models):
             runs = [records.get((dataset, model, protocol)) for protocol in protocols]
-            shown = [("clean", run, CLEAN) for run in runs[-1:]]
-            shown += [("robust", run, color) for run, color in zip(runs, BARS, strict=False)]
-            for number, (kind, run, color) in enumerate(shown):
+            if not any(runs):
+                continue
+            left = place - len(protocols) / 2 * width
+            _bar(axis, left, width, _largest(runs), "clean", CLEAN)
+            for number, run in enumerate(runs, 1):
                 if run is not None:
-                    _bar(axis, place + (number - len(protocols) / 2) * width, width, run, kind, color)
+                    _bar(axis, left + number * width, width, run, "robust", BARS[(number - 1) % len(BARS)])
         synthetic = any(key[0] == dataset and run["dataset"]["synthetic"] for key, run in records.items())
         axis.set_title(dataset + (" (synthetic)" if synthetic else ""), fontsize=9, loc="left")
         axis.set_xticks(range(len(models)), models, fontsize=8)
@@ -79,6 +79,12 @@ def draw(title: str, records: Records, path: Path) -> None:
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
     plt.close(figure)
+
+
+def _largest(runs: Sequence[Mapping[str, Any] | None]) -> Mapping[str, Any]:
+    """The run on most samples and draws: it knows the clean accuracy best."""
+    known = [run for run in runs if run is not None]
+    return max(known, key=lambda run: int(run["dataset"]["samples"]) * int(run["scoring"]["draws"]))
 
 
 def _bar(axis: Any, x: float, width: float, run: Mapping[str, Any], kind: str, color: str) -> None:
