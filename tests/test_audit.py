@@ -9,7 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import ATTACKS, CHANNELS, CLASSES, ConvNet, labelled_by, plan_of, random_split, seeded, threat_of
+from tiny import (
+    ATTACKS,
+    CHANNELS,
+    CLASSES,
+    ConvNet,
+    RandomNet,
+    labelled_by,
+    plan_of,
+    random_split,
+    seeded,
+    threat_of,
+)
 from torch import Tensor
 
 from benchmarks.audit import CASES, audited
@@ -104,3 +115,20 @@ def test_robmed_audit_prints_every_check(concat: Path, capsys: pytest.CaptureFix
     for word in ("verdict", "evidence", "monotone", "unbounded", "more steps", "scores", "transfer"):
         assert word in printed
     assert not list(runs.glob("*/audit"))
+
+
+@pytest.mark.parametrize(("draws", "asked"), [(1, False), (4, True)])
+def test_one_draw_cannot_choose_among_attacks(draws: int, asked: bool, tmp_path: Path) -> None:
+    """The least of several single draws is low whatever the attacks; with more, half of them choose."""
+    net = seeded(RandomNet, CHANNELS, CLASSES)
+    plan = plan_of(net, random_split(20), ATTACKS.get("fgsm")(), threat_of(a=0.1, b=0.1), draws=draws)
+    outcomes = evaluate(plan, tmp_path / "run", lambda _: None)
+    config = AuditConfig(others=(Other("again", "fgsm"),), strong=Other("unbounded", "fgsm"))
+
+    def make(name: str, options: Mapping[str, Any]) -> Attack:
+        return ATTACKS.get(name)(**options)
+
+    found = audit(Bench(plan, outcomes, config, make, tmp_path, lambda _: None, Thresholds()))
+    checks = {f.check for f in found.findings}
+    assert "again" in checks
+    assert ("together" in checks) is asked
