@@ -18,7 +18,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from robustbench_med import statistics
 from robustbench_med.evaluation import Outcomes, Plan
 from robustbench_med.reporting.record import correct, headline
-from robustbench_med.statistics import Estimate, Scored
+from robustbench_med.statistics import Estimate
 
 SPECIFICITY = 0.9
 BINS = 15  # of confidence, as in Guo et al. 2017
@@ -160,7 +160,7 @@ def subgroups(outcomes: Outcomes, plan: Plan) -> list[Subgroup]:
 
     def of(right: NDArray[np.bool_], index: NDArray[np.int64]) -> Estimate:
         members: Sequence[str] = groups[index].tolist()
-        return statistics.estimate(Scored.mean(right[:, index], shared_by), members, outcomes.batches[index])
+        return statistics.accuracy(right[:, index], members, outcomes.batches[index], shared_by)
 
     return [
         Subgroup(column, value or "unknown", len(index), of(clean, index), of(robust, index))

@@ -15,7 +15,7 @@ from robustbench_med.evaluation import Plan, load_batch
 from robustbench_med.files import sha256_json, write_json
 from robustbench_med.pipeline import RunConfig, folder_name, prepare, run
 from robustbench_med.reporting.record import correct
-from robustbench_med.statistics import Estimate, Scored
+from robustbench_med.statistics import Estimate
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,7 @@ def _accuracy(plan: Plan, missing: str | None) -> dict[str, Estimate]:
     place = np.concatenate([np.full(len(index), number) for number, index in enumerate(plan.batches)])
     shared_by = plan.model.draws_shared_by
     return {
-        name: statistics.estimate(Scored.mean(hits, shared_by), plan.split.groups, place)
-        for name, hits in right.items()
+        name: statistics.accuracy(hits, plan.split.groups, place, shared_by) for name, hits in right.items()
     }
 
 

@@ -88,7 +88,7 @@ def _largest(runs: Sequence[Mapping[str, Any] | None]) -> Mapping[str, Any]:
 
 
 def _bar(axis: Any, x: float, width: float, run: Mapping[str, Any], kind: str, color: str) -> None:
-    value, low, high = (100 * run["accuracy"][run["headline"]][kind][k] for k in ("value", "low", "high"))
+    value, low, high = _percent(run, kind)
     trusted = kind == "clean" or run["audit"]["verdict"] in (SOUND, UNAUDITED)
     style = {"color": color} if trusted else {"facecolor": "white", "edgecolor": color, "hatch": "///"}
     axis.bar(x, value, width * 0.92, **style)
@@ -97,8 +97,13 @@ def _bar(axis: Any, x: float, width: float, run: Mapping[str, Any], kind: str, c
 
 
 def _cell(run: Mapping[str, Any], kind: str) -> str:
-    value, low, high = (100 * run["accuracy"][run["headline"]][kind][k] for k in ("value", "low", "high"))
+    value, low, high = _percent(run, kind)
     return f"{value:.1f} ({low:.1f} to {high:.1f})"
+
+
+def _percent(run: Mapping[str, Any], kind: str) -> list[float]:
+    """Value, low and high of what was aimed at."""
+    return [100 * run["accuracy"][run["headline"]][kind][key] for key in ("value", "low", "high")]
 
 
 def _verdict(run: Mapping[str, Any]) -> str:
