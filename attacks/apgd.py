@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target, take
+from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target, remaining, take
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.objective import Loss, loss_by_name, targeted_dlr
 from robustbench_med.api.registry import unknown
@@ -139,10 +139,9 @@ class _Climb:
         self._drop_finished()
 
     def _drop_finished(self) -> None:
-        unfinished = self.best.unfinished(self.index)
-        if unfinished.all():
+        still = remaining(self.best.unfinished(self.index))
+        if len(still) == len(self.index):
             return
-        still = torch.nonzero(unfinished).squeeze(1)
         self.index, self.batch = self.index[still], self.batch.take(still)
         self.aim = tuple(t[still] for t in self.aim)
         self.state = self.state.take(still)

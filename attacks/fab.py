@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target
+from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target, remaining
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.objective import difference, margin
 from robustbench_med.attacks._space import Space
@@ -187,8 +187,8 @@ class FAB(Attack):
             seen = target.evaluate(point.inputs, part.labels, difference, targets=wanted)
             going = kept.see(index, place.lengths(vectors), point, seen)
             vectors = self._step(place, vectors, seen, problems)
-            if not going.all():
-                still = torch.nonzero(going).squeeze(1)
+            still = remaining(going)
+            if len(still) < len(index):
                 index, vectors, wanted = index[still], vectors[still], [c[still] for c in wanted]
                 part, place = part.take(still), place.take(still)
             if len(index) == 0:

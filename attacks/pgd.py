@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target, take
+from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target, remaining, take
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.fields import Fraction
 from robustbench_med.api.objective import Loss, loss_by_name
@@ -68,9 +68,8 @@ class PGD(Attack):
             seen = target.evaluate(current, part.labels, loss)
             best.update(index, current, seen)
             current = self._step(target, current, part.inputs, seen)
-            unfinished = best.unfinished(index)
-            if self.keep == "best" and not unfinished.all():
-                still = torch.nonzero(unfinished).squeeze(1)
+            still = remaining(best.unfinished(index))
+            if self.keep == "best" and len(still) < len(index):
                 index, part, current = index[still], part.take(still), take(current, still)
             if len(index) == 0:
                 return current

@@ -6,7 +6,8 @@ installed are left out. Exits with 1 when a native attack is weaker than a libra
 a point that is not chance (exact McNemar test on the same samples), or slower than the fastest that
 is as strong, or AutoAttack is not twice as fast as the official package.
 
-    python benchmarks/attacks.py --quick
+    python -m benchmarks.attacks --quick
+    python -m benchmarks.attacks --kinds PGD-40 APGD-CE
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ POINT = 0.01
 CHANCE = 0.05
 BATCH = 500  # rows of a pass, for every rival
 TWICE = 2.0
-LONG, ROUNDS = 60.0, 3  # kinds that take fewer seconds, all rivals together, are timed so often
+LONG, ROUNDS = 60.0, 5  # kinds that take fewer seconds, all rivals together, are timed so often
 SLACK = 1.05  # two timings of the same work differ by so much
 EXTRAS = ("foolbox", "pyautoattack")  # optional, under the name of their adapter
 # Kind of attack: who runs it, the native one first.
@@ -99,6 +100,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--quick", action="store_true", help="the conv net only, 100 samples")
+    parser.add_argument("--kinds", nargs="+", choices=RIVALS, default=list(RIVALS), metavar="KIND")
     parser.add_argument("--out", type=Path, default=Path("runs/attacks.csv"))
     options = parser.parse_args()
     samples = 100 if options.quick else options.samples
@@ -107,7 +109,7 @@ def main() -> int:
     }
     if not options.quick:
         cases["phantom mail"] = lambda: phantom_case(samples)
-    rows = [row for name, case in cases.items() for row in compared(name, *case())]
+    rows = [row for name, case in cases.items() for row in compared(name, *case(), options.kinds)]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(Row.__dataclass_fields__))
@@ -146,8 +148,10 @@ def phantom_case(samples: int) -> tuple[FusionModel, Batch, ThreatModel]:
     return model, batch, ThreatModel({name: Budget("linf", 2 / 255) for name in model.channels})
 
 
-def compared(name: str, model: FusionModel, batch: Batch, threat: ThreatModel) -> list[Row]:
-    """Every rival on one model.
+def compared(
+    name: str, model: FusionModel, batch: Batch, threat: ThreatModel, kinds: Sequence[str]
+) -> list[Row]:
+    """Every rival of some kinds on one model.
 
     Rivals take turns, and the least of each one's timings counts: what else the machine does, or what
     the first pass of a process costs, must not fall on one of them.
@@ -155,8 +159,8 @@ def compared(name: str, model: FusionModel, batch: Batch, threat: ThreatModel) -
     rows = []
     with torch.inference_mode():
         model(batch.inputs)
-    for kind, rivals in RIVALS.items():
-        present = [rival for rival in rivals if installed(rival[0])]
+    for kind in kinds:
+        present = [rival for rival in RIVALS[kind] if installed(rival[0])]
         turn = [measured(name, kind, *rival, model, batch, threat) for rival in present]
         for _ in range(ROUNDS - 1 if sum(row.seconds for row in turn) < LONG else 0):
             again = [measured(name, kind, *rival, model, batch, threat) for rival in present]

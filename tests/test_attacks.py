@@ -467,7 +467,7 @@ def test_the_best_of_a_random_model_has_the_highest_mean_loss(batch: Batch) -> N
     """Success in some of the draws is luck; a deterministic model has none, so there it counts."""
     one = batch.take(torch.tensor([0]))
     weak = Evaluation(torch.tensor([1.0]), torch.tensor([1.0]), torch.tensor([0.9]), {})
-    strong = Evaluation(torch.tensor([2.0]), torch.tensor([2.0]), torch.tensor([0.1]), {})
+    strong = Evaluation(torch.tensor([2.0]), torch.tensor([2.0]), torch.tensor([0.0]), {})
     for model_class, winner in ((RandomNet, strong), (ConvNet, weak)):
         target = target_of(seeded(model_class, CHANNELS, CLASSES), threat_of(a=0.1))
         for order in ((weak, strong), (strong, weak)):

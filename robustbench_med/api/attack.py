@@ -15,6 +15,8 @@ from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal, Loss, margin
 from robustbench_med.api.threat import ThreatModel
 
+LEAVING = 1 / 16  # share of a pass that must be done before the finished samples leave it
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -213,6 +215,8 @@ class Best:
         if self.target.deterministic:
             known = self.success[index]
             better = (seen.success > known) | (better & (seen.success == known))
+            # So that it does not matter how soon a finished sample leaves the passes.
+            better &= self.unfinished(index)
         rows = torch.nonzero(better).squeeze(1)
         if len(rows) == 0:
             return
@@ -276,6 +280,18 @@ class Attack(ABC):
 def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
     """The samples at ``index`` of every tensor."""
     return {name: tensor[index] for name, tensor in tensors.items()}
+
+
+def remaining(unfinished: Tensor) -> Tensor:
+    """The rows to go on with, given which of them are ``unfinished`` (B,): all until ``LEAVING`` are done.
+
+    A pass of a size not seen before costs more, since libraries choose and prepare kernels for it; a
+    pass that shrinks by a sample at every step would pay more than it saves.
+    """
+    rows = torch.nonzero(unfinished).squeeze(1)
+    if len(rows) > (1 - LEAVING) * len(unfinished):
+        return torch.arange(len(unfinished), device=unfinished.device)
+    return rows
 
 
 def _mean(draws: list[Evaluation]) -> Evaluation:
