@@ -16,12 +16,7 @@ from robustbench_med.attacks.fab import FAB
 from robustbench_med.attacks.square import Square
 from robustbench_med.attacks.transfer import Transfer
 
-CE, DLR, TARGETED = APGD(), APGD(loss="dlr"), APGD(loss="targeted-dlr")
-VERSIONS: dict[str, tuple[Attack, ...]] = {
-    "standard": (CE, TARGETED, FAB(), Square()),
-    "rand": (CE, DLR),
-    "stochastic": (CE, DLR, Square(queries=1000), Transfer()),
-}
+VERSIONS = ("standard", "rand", "stochastic")
 FRESH = 20  # draws in each of which a sample of a random model must be broken to be left alone
 
 
@@ -36,28 +31,41 @@ class AutoAttack(Attack):
 
     Attributes:
         version: as above.
+        steps: iterations of every member that has some.
         eot: draws behind each gradient of a random model, 20 in the paper; the run's when not given.
     """
 
     version: str = "standard"
+    steps: int = 100
     eot: int | None = None
 
     def __post_init__(self) -> None:
         if self.version not in VERSIONS:
             raise unknown("autoattack version", self.version, VERSIONS)
-        if self.eot is not None and self.eot < 1:
-            raise UserError(f"autoattack: eot is {self.eot}; it must be 1 or more")
+        if min(self.steps, self.eot or 1) < 1:
+            raise UserError("autoattack: steps and eot must be 1 or more")
 
     @classmethod
     def variant_of(cls, variant: str) -> dict[str, str]:
         return {"version": variant}
+
+    @property
+    def members(self) -> tuple[Attack, ...]:
+        """What runs, in this order, each on what still stands."""
+        losses = ("cross-entropy", "dlr", "targeted-dlr")
+        ce, dlr, targeted = (APGD(steps=self.steps, loss=loss) for loss in losses)
+        if self.version == "rand":
+            return ce, dlr
+        if self.version == "stochastic":
+            return ce, dlr, Square(queries=1000), Transfer(steps=self.steps)
+        return ce, targeted, FAB(steps=self.steps), Square()
 
     def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
         if self.eot is not None and not target.deterministic:
             target = replace(target, eot=self.eot)
         best = Best(batch, target, by="margin")
         index = best.standing()
-        for member in VERSIONS[self.version]:
+        for member in self.members:
             part = batch.take(index)
             found = member.perturb(target, part)
             seen = target.evaluate(found, part.labels, margin, gradient=False)

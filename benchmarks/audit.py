@@ -31,6 +31,7 @@ from robustbench_med.api.randomness import RandomLayer
 from robustbench_med.api.threat import Budget, ThreatModel
 from robustbench_med.audit import SOUND, Audit, AuditConfig, Bench, Thresholds, audit
 from robustbench_med.config import build, find, read_yaml
+from robustbench_med.defenses.randomized_smoothing import RandomizedSmoothing
 from robustbench_med.evaluation import Plan, evaluate
 
 SAMPLES = 100
@@ -87,6 +88,18 @@ class Mask(RandomLayer):
         return x * self.noise.keep(x.shape, 1 - self.share, x)
 
 
+class Flips(RandomLayer):
+    """Answers at random in some passes: an attack that stops at the first wrong answer stops too soon."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, z: Tensor) -> Tensor:
+        same = self.noise.keep(torch.Size((len(z), 1)), 1 - self.share, z)
+        return z + (1 - same) * self.noise.normal(self.site, z.shape, 20.0, z)
+
+
 class Frozen(nn.Module):
     """The mean of a net's outputs over noise drawn once and for all."""
 
@@ -128,6 +141,45 @@ def blocks(x: Tensor) -> Tensor:
     return back.permute(0, 1, 2, 4, 3, 5).reshape_as(x)
 
 
+def shattered(x: Tensor) -> Tensor:
+    """A ripple far finer than epsilon on every pixel: gradients follow it and lead nowhere."""
+    return x + 0.05 * torch.sin(400 * x)
+
+
+def hashed(x: Tensor) -> Tensor:
+    """Noise that the image itself decides on: no draw to average over, and no gradient."""
+    pixels = torch.arange(x[0].numel(), device=x.device).view_as(x[0])
+    return x + 0.2 * torch.sin(1e5 * x.detach() + 7.0 * pixels)
+
+
+def undeclared(x: Tensor) -> Tensor:
+    """Noise from torch's own generator, so that the model counts as deterministic."""
+    return x + 0.15 * torch.randn_like(x)
+
+
+def of_the_batch(z: Tensor) -> Tensor:
+    """Logits less their mean over the batch: an answer depends on who else is there."""
+    return z - z.mean(0)
+
+
+class _Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        del ctx
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        del ctx
+        return -gradients[0]
+
+
+def reversed_gradient(x: Tensor) -> Tensor:
+    """The image itself, whose gradient points downhill."""
+    out: Tensor = _Reversed.apply(x)  # type: ignore[no-untyped-call]
+    return out
+
+
 def broken_gradient(x: Tensor) -> Tensor:
     """The image itself, by a way whose derivative is NaN."""
     return x + 0 * (x - x).sqrt()
@@ -149,6 +201,13 @@ class Winners(nn.Module):
             else:
                 x = layer(x)
         return x
+
+
+def smoothed(net: nn.Module) -> FusionModel:
+    """Randomized smoothing (Cohen et al. 2019) around a net."""
+    model = Wrapped(net)
+    RandomizedSmoothing(sigma=0.15, n=4).apply(model)
+    return model
 
 
 @dataclass(frozen=True)
@@ -202,6 +261,12 @@ CASES: Mapping[str, Case] = {
     "logits times 1000": Case(lambda n: Wrapped(n.plain, after=lambda z: 1000 * z)),
     "probabilities": Case(lambda n: Wrapped(n.plain, after=lambda z: z.softmax(1))),
     "NaN gradient": Case(lambda n: Wrapped(n.plain, broken_gradient)),
+    "reversed gradient": Case(lambda n: Wrapped(n.plain, reversed_gradient)),
+    "shattered gradient": Case(lambda n: Wrapped(n.plain, shattered)),
+    "hashed noise": Case(lambda n: Wrapped(n.noisy, hashed)),
+    "undeclared noise": Case(lambda n: Wrapped(n.noisy, undeclared)),
+    "batch statistics": Case(lambda n: Wrapped(n.plain, after=of_the_batch)),
+    "flips against early stops": Case(lambda n: Wrapped(n.plain, after=Flips(0.2))),
     "k winners take all": Case(lambda n: Wrapped(Winners(n.plain, 0.2))),
     "random gradient, no EOT": Case(lambda n: Wrapped(n.plain, RandomGradient(20.0))),
     "mask without EOT": Case(lambda n: Wrapped(n.noisy, Mask(0.4))),
@@ -209,6 +274,7 @@ CASES: Mapping[str, Case] = {
     "log-probabilities": Case(lambda n: Wrapped(n.plain, after=lambda z: z.log_softmax(1)), sound=True),
     "adversarially trained": Case(lambda n: Wrapped(n.adversarial), sound=True),
     "noise with EOT": Case(lambda n: Wrapped(n.noisy, Noise(0.1)), sound=True, eot=20),
+    "smoothing": Case(lambda n: smoothed(n.noisy), sound=True, eot=4),
     "logit averaging": Case(lambda n: Wrapped(Frozen(n.noisy, 0.1)), sound=True),
 }
 

@@ -1,7 +1,8 @@
 """Make everything published in this folder: python leaderboards/publish.py [RUNS].
 
-Runs the suite ``robust-mail`` (hours, on two cores; finished runs under RUNS are read back), copies its
-records to ``records/``, writes a CSV a data set from all records there, and the suite's table and figure.
+Runs what of the suite ``robust-mail`` has no record in ``records/`` yet (all of it takes hours on two cores;
+finished runs under RUNS are read back), adds the new records there, and writes a CSV a data set from all
+of them and the suite's table and figure. To make a row again, delete its record first.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def main() -> None:
     """See the module."""
     runs = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs/published")
     suite = Suite.from_yaml(SUITE)
-    result = run_suite(suite, runs, announce=print)
+    result = run_suite(suite, runs, announce=print, published=HERE / "records")
     for record in result.records.values():
         write_json(HERE / "records" / f"{record['run']}.json", record)
     for name in (result.table, result.figure):

@@ -42,12 +42,12 @@ from robustbench_med.api.registry import unknown
 from robustbench_med.api.seeding import derive
 from robustbench_med.config import build
 from robustbench_med.evaluation import load_batch
-from robustbench_med.files import read_json, require_writable, sha256_json, write_json
+from robustbench_med.files import read_json, require_writable, write_json
 from robustbench_med.models.zoo import DefenseSpec, LoadedModel, card_model
 from robustbench_med.pipeline import folder_name, load_split, load_trained
 from robustbench_med.progress import progress_bar
 from robustbench_med.reporting import certificate, leaderboard
-from robustbench_med.reporting.record import ANY, describe_dataset, describe_model
+from robustbench_med.reporting.record import ANY, describe_dataset, describe_model, identify
 from robustbench_med.statistics import Estimate
 from robustbench_med.versions import versions
 
@@ -264,14 +264,8 @@ def certify(config: CertifyConfig) -> Certified:
     for folder in (out, board.parent):
         require_writable(folder)
     stored = _stored_config(config, split, loaded, smoothing)
-    identity = [
-        version("robustbench-med"),
-        stored,
-        card_model(loaded.config),
-        loaded.weights_sha256,
-        split.fingerprint,
-    ]
-    run_id = sha256_json(identity)[:12]
+    release = version("robustbench-med")
+    run_id = identify(stored, card_model(loaded.config), loaded.weights_sha256, split.fingerprint, release)
     folder = out / folder_name(loaded.config.label, "certify", config.dataset, run_id)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with FileLock(out / f".{folder.name}.lock"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,11 @@ class Curve:
     def as_record(self) -> dict[str, Any]:
         """For the run's record."""
         return asdict(self)
+
+    @classmethod
+    def from_record(cls, stored: Mapping[str, Any]) -> Curve:
+        """Read back what ``as_record`` wrote."""
+        return cls(**{**stored, "points": tuple(Point(**point) for point in stored["points"])})
 
 
 def converge(plan: Plan, folder: Path, announce: Callable[[str], None]) -> Curve:

@@ -52,6 +52,7 @@ from robustbench_med.reporting.record import (
     correct,
     ensemble_record,
     headline,
+    identify,
     record,
 )
 
@@ -136,8 +137,8 @@ def run(config: RunConfig, audited: str | None = None, reuse: bool = False) -> R
     A run that was killed goes on where it stopped when the same config is run again.
 
     Args:
-        audited: name (``configs/audit``) or path of an audit; its checks are then all made. Those that
-            are cheap are always made.
+        audited: name (``configs/audit``) or path of an audit; its checks are then all made, and of a
+            finished run nothing else. Those that are cheap are always made.
         reuse: read back the same run if it is finished, instead of making it again.
 
     Raises:
@@ -156,26 +157,19 @@ def run(config: RunConfig, audited: str | None = None, reuse: bool = False) -> R
     for folder in (out, board.parent):
         require_writable(folder)
     stored = _stored_config(config, plan, loaded)
-    # The model's config too: a model file may change while its name and weights stay.
-    identity = [
-        version("robustbench-med"),
-        stored,
-        card_model(loaded.config),
-        loaded.weights_sha256,
-        plan.split.fingerprint,
-    ]
-    run_id = sha256_json(identity)[:12]
+    run_id = _run_id(stored, plan, loaded)
     folder = out / folder_name(loaded.config.label, config.attack, config.dataset, run_id)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     # Two equal runs at once take turns: they would share their parts.
     with FileLock(out / f".{folder.name}.lock"):
         if reuse and (finished := _finished(folder, board, audited)):
             return finished
-        curve = None
-        if stored["eot"] == "auto":
-            curve = _searched(plan, folder / "eot")
+        if audited is not None and (folder / "record.json").exists():
+            curve, outcomes, started = _made(folder)
+        else:
+            curve, outcomes = _make(plan, folder, loaded.config.label, stored["eot"] == "auto")
+        if curve is not None:
             plan = replace(plan, eot=curve.draws)
-        outcomes = _evaluated(plan, folder, f"{loaded.config.label} under {config.attack}")
         measured = accuracies(outcomes, plan)
         findings = _audited(plan, outcomes, folder / "audit", audited)
         if curve is not None:
@@ -206,6 +200,36 @@ def _finished(folder: Path, board: Path, audited: str | None) -> Result | None:
         leaderboard.append(board, leaderboard.row(result))
     measured = {name: Accuracy.from_record(value) for name, value in result["accuracy"].items()}
     return Result(measured, result, folder, board)
+
+
+def _make(plan: Plan, folder: Path, label: str, auto: bool) -> tuple[Curve | None, Outcomes]:
+    """The search for EOT draws, if it is asked for, and the attack with its scoring."""
+    curve = _searched(plan, folder / "eot") if auto else None
+    if curve is not None:
+        plan = replace(plan, eot=curve.draws)
+    return curve, _evaluated(plan, folder, f"{label} under {plan.name}")
+
+
+def _made(folder: Path) -> tuple[Curve | None, Outcomes, str]:
+    """What a finished run found, and when it was started; an audit asks no attack for it again."""
+    before = read_json(folder / "record.json")
+    curve = Curve.from_record(before["eot_curve"]) if "eot_curve" in before else None
+    return curve, Outcomes.load(folder / "outcomes.npz"), before["started"]
+
+
+def _run_id(stored: Mapping[str, Any], plan: Plan, loaded: LoadedModel) -> str:
+    release = version("robustbench-med")
+    return identify(stored, card_model(loaded.config), loaded.weights_sha256, plan.split.fingerprint, release)
+
+
+def run_id(config: RunConfig) -> str:
+    """The name that ``run`` gives this run.
+
+    Raises:
+        UserError: see ``run``.
+    """
+    loaded, plan = prepare(config)
+    return _run_id(_stored_config(config, plan, loaded), plan, loaded)
 
 
 def _searched(plan: Plan, folder: Path) -> Curve:

@@ -14,9 +14,9 @@ from robustbench_med.api.fields import STRICT
 from robustbench_med.api.registry import unknown
 from robustbench_med.config import build, find, read_yaml
 from robustbench_med.data.catalog import SOURCES, load_dataset
-from robustbench_med.files import write_text
+from robustbench_med.files import read_json, write_text
 from robustbench_med.models.zoo import default_weights, model_names
-from robustbench_med.pipeline import RunConfig, audit_config, run
+from robustbench_med.pipeline import RunConfig, audit_config, run, run_id
 from robustbench_med.reporting import suite as report
 
 
@@ -86,13 +86,18 @@ class SuiteResult:
 
 
 def run_suite(
-    suite: Suite, out: Path, device: str = "cpu", announce: Callable[[str], None] = lambda _: None
+    suite: Suite,
+    out: Path,
+    device: str = "cpu",
+    announce: Callable[[str], None] = lambda _: None,
+    published: Path | None = None,
 ) -> SuiteResult:
     """Run what has data and weights at hand; finished runs are not repeated.
 
     Args:
         out: run folders, leaderboard.csv, table.md and figure.png go there.
         announce: told what is run, and what is left out and why.
+        published: folder of records by run; a run that has one, audited as is asked, is not made.
     """
     records: dict[tuple[str, str, str], Mapping[str, Any]] = {}
     left_out = []
@@ -106,7 +111,6 @@ def run_suite(
                 announce(f"left out: {left_out[-1]}")
                 continue
             for entry in suite.runs:
-                announce(f"{model} on {dataset}, {entry.protocol}")
                 config = RunConfig.from_yaml(
                     entry.protocol,
                     model=model,
@@ -116,11 +120,23 @@ def run_suite(
                     device=device,
                     out=str(out),
                 )
-                result = run(config, entry.audit or None, reuse=True)
-                records[dataset, model, entry.protocol] = result.record
+                found = _published(published, config, entry) if published else None
+                if found is None:
+                    announce(f"{model} on {dataset}, {entry.protocol}")
+                    found = run(config, entry.audit or None, reuse=True).record
+                records[dataset, model, entry.protocol] = found
     if not records:
         raise UserError("nothing of this suite has both data and weights at hand")
     table, figure = out / "table.md", out / "figure.png"
     write_text(table, report.table(suite.title, records))
     report.draw(suite.title, records, figure)
     return SuiteResult(records, tuple(left_out), table, figure)
+
+
+def _published(folder: Path, config: RunConfig, entry: Entry) -> Mapping[str, Any] | None:
+    """The record of a run that need not be made; None if there is none, or it was not audited so."""
+    path = folder / f"{run_id(config)}.json"
+    if not path.exists():
+        return None
+    record: Mapping[str, Any] = read_json(path)
+    return record if not entry.audit or record["audit"].get("config") == entry.audit else None

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny import (
     ATTACKS,
     CHANNELS,
@@ -25,17 +26,26 @@ from torch import Tensor
 
 from benchmarks.audit import CASES, audited
 from robustbench_med.api.attack import Attack, Batch, Target
-from robustbench_med.audit import SOUND, UNAUDITED, AuditConfig, Bench, Other, Thresholds, _lead, audit
+from robustbench_med.api.dataset import Split
+from robustbench_med.api.model import FusionModel
+from robustbench_med.audit import SOUND, UNAUDITED, AuditConfig, Bench, Other, Thresholds, audit
+from robustbench_med.audit.by_attacks import _lead, silent_success
+from robustbench_med.audit.of_model import gradients
 from robustbench_med.cli import main
 from robustbench_med.evaluation import evaluate
 from robustbench_med.pipeline import RunConfig, run
 
 QUICK = (
+    "batch statistics",
+    "hashed noise",
     "quantised pixels",
+    "reversed gradient",
+    "shattered gradient",
     "thermometer code",
     "logits times 1000",
     "probabilities",
     "NaN gradient",
+    "undeclared noise",
     "undefended",
 )
 
@@ -80,6 +90,65 @@ def test_a_weak_attack_is_named_by_what_beats_it(tmp_path: Path) -> None:
     assert found.forward > 0
 
 
+@dataclass(frozen=True)
+class Forgetful(Attack):
+    """Lets the model see adversarial images and hands back the clean ones."""
+
+    steps: int = 3
+
+    def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
+        ATTACKS.get("pgd")(steps=self.steps).perturb(target, batch)
+        return dict(batch.inputs)
+
+
+def bench_of(net: FusionModel, split: Split, attack: Attack, folder: Path, draws: int = 1) -> Bench:
+    plan = plan_of(net, split, attack, threat_of(a=0.1, b=0.1), draws=draws)
+    outcomes = evaluate(plan, folder / "run", lambda _: None)
+    config = AuditConfig(others=(), strong=Other("unbounded", "fgsm"))
+    return Bench(plan, outcomes, config, lambda *_: attack, folder, lambda _: None, Thresholds())
+
+
+def test_what_an_attack_broke_and_did_not_return_is_seen(tmp_path: Path) -> None:
+    net = seeded(ConvNet, CHANNELS, CLASSES)
+    split = labelled_by(net, random_split(40))
+    pgd = ATTACKS.get("pgd")(steps=3)
+    (found,) = silent_success(bench_of(net, split, pgd, tmp_path / "pgd"))
+    assert found.passed
+    assert found.numbers["silent"] == 0
+    bench = bench_of(net, split, Forgetful(), tmp_path / "forgetful")
+    (found,) = silent_success(bench)
+    assert not found.passed
+    broken = 1 - float(bench_of(net, split, pgd, tmp_path / "again").right.mean())
+    assert found.numbers["silent"] == pytest.approx(broken, abs=0.05)
+    assert not net._wrappers
+
+
+def test_a_blocked_modality_is_named_and_an_unseen_one_is_not(tmp_path: Path) -> None:
+    """Half of the gradient is zero in both nets: in one it is blocked, in the other nothing depends on it."""
+
+    class Blocked(ConvNet):
+        def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return super().forward({**inputs, "b": inputs["b"].detach()})
+
+    class Unseeing(ConvNet):
+        def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return super().forward({**inputs, "b": torch.full_like(inputs["b"], 0.5)})
+
+    def lacking(cls: type[FusionModel]) -> float:
+        net = seeded(cls, CHANNELS, CLASSES)
+        bench = bench_of(net, random_split(20), ATTACKS.get("fgsm")(), tmp_path / cls.__name__)
+        return next(iter(gradients(bench))).numbers["zero"]
+
+    assert [lacking(cls) for cls in (ConvNet, Unseeing, Blocked)] == [0, 0, 1]
+
+
+def test_prolonged_multiplies_steps_and_nothing_else() -> None:
+    whole = ATTACKS.get("autoattack")
+    assert whole(version="rand").prolonged(4) == whole(version="rand", steps=400)
+    assert ATTACKS.get("pgd")(steps=7).prolonged(2) == ATTACKS.get("pgd")(steps=14)
+    assert ATTACKS.get("uniform-noise")().prolonged(2) is None
+
+
 def test_a_lead_is_certain_only_beyond_chance() -> None:
     rng = np.random.default_rng(0)
     same = rng.random((1, 100)) < 0.5
@@ -101,7 +170,8 @@ def test_a_lead_is_certain_only_beyond_chance() -> None:
 def test_every_run_makes_the_cheap_checks(weights: dict[str, Path], tmp_path: Path) -> None:
     config = RunConfig("concat", "fgsm", weights=str(weights["concat"]), samples=4, out=str(tmp_path))
     found = run(config).record["audit"]
-    assert {f["check"] for f in found["findings"]} == {"finite", "logits", "gradients", "uphill"}
+    checks = {"finite", "logits", "repeatable", "gradients", "uphill", "steady"}
+    assert {f["check"] for f in found["findings"]} == checks
     assert not found["complete"]
     failed = [f["check"] for f in found["findings"] if not f["passed"]]
     assert found["verdict"] == (", ".join(failed) or UNAUDITED)

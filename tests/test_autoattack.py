@@ -216,9 +216,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         "Square": {"queries": 20},
         "Transfer": {"steps": 5},
     }
-    for version, members in autoattack.VERSIONS.items():
-        cut = tuple(type(m)(**{**vars(m), **short[type(m).__name__]}) for m in members)
-        monkeypatch.setitem(autoattack.VERSIONS, version, cut)
+    whole: property = AutoAttack.members
+
+    def cut(attack: AutoAttack) -> tuple[Attack, ...]:
+        return tuple(type(m)(**{**vars(m), **short[type(m).__name__]}) for m in whole.__get__(attack))
+
+    monkeypatch.setattr(AutoAttack, "members", property(cut))
 
 
 @pytest.mark.parametrize("head", ["any", "all", "first", "second"])
@@ -232,7 +235,7 @@ def test_autoattack_is_no_weaker_than_any_member(head: str, monkeypatch: pytest.
         return Goal(head).success(net(found), batch.labels) > 0
 
     whole = fallen(AutoAttack())
-    members = [fallen(member) for member in autoattack.VERSIONS["standard"]]
+    members = [fallen(member) for member in AutoAttack().members]
     for member in members:
         assert (whole >= member).all()
     assert torch.stack(members).any(0).float().mean() <= whole.float().mean()
@@ -260,7 +263,7 @@ def test_members_work_on_what_still_stands(monkeypatch: pytest.MonkeyPatch) -> N
             first = torch.arange(len(batch)) == 0
             return {n: torch.where(first.view(-1, 1, 1, 1), worst[n], x) for n, x in batch.inputs.items()}
 
-    monkeypatch.setitem(autoattack.VERSIONS, "standard", (Spy(), Spy(), Spy()))
+    monkeypatch.setattr(AutoAttack, "members", (Spy(), Spy(), Spy()))
     net = seeded(ConvNet, CHANNELS, CLASSES)
     batch = batch_of(labelled_by(net, random_split(2)))
     AutoAttack().perturb(target_of(net, threat_of(a=0.5, b=0.5)), batch)
@@ -280,7 +283,7 @@ def test_what_no_draw_gets_right_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
             first = torch.tensor([name == "s0" for name in batch.ids]).view(-1, 1, 1, 1)
             return {"a": torch.where(first, 1 - batch.inputs["a"], batch.inputs["a"])}
 
-    monkeypatch.setitem(autoattack.VERSIONS, "rand", (Spy(), Spy()))
+    monkeypatch.setattr(AutoAttack, "members", (Spy(), Spy()))
     # Odd in (image - 0.5): its negative is the other class, whatever the draw multiplies the logits by.
     net = seeded(RandomNet, {"a": 1}, {"first": 2}, std=0.1)
     split = random_split(3)
@@ -359,7 +362,8 @@ def test_controls_fill_the_ball_without_asking_the_model(name: str, norm: Any) -
         ("mi-fgsm", {"steps": 0}, "1 or more"),
         ("mi-fgsm", {"step_size": -1.0}, "must be positive"),
         ("autoattack", {"version": "standart"}, "did you mean 'standard'"),
-        ("autoattack", {"eot": 0}, "eot is 0"),
+        ("autoattack", {"eot": 0}, "eot must be 1"),
+        ("autoattack", {"steps": 0}, "must be 1 or more"),
     ],
 )
 def test_bad_options(attack: str, options: dict[str, Any], complaint: str) -> None:

@@ -6,13 +6,17 @@ import csv
 import json
 import multiprocessing
 from collections.abc import Sequence
+from dataclasses import asdict
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tiny import ATTACKS
 
 from robustbench_med.api.errors import UserError
 from robustbench_med.reporting import leaderboard
+from robustbench_med.reporting.record import identify
 from robustbench_med.reporting.suite import table
 from robustbench_med.suite import Suite
 
@@ -117,6 +121,7 @@ def test_radius() -> None:
 
 
 ROOT = Path(__file__).parent.parent
+CARD = ("label", "name", "architecture", "title", "options", "defenses", "added")
 PUBLISHED = sorted((ROOT / "leaderboards").glob("*.csv"))
 
 
@@ -132,6 +137,17 @@ def test_published_rows_are_what_their_records_say(board: Path) -> None:
         assert leaderboard.row(record) == row
         assert record["model"]["weights_sha256"] in shipped, "a row of weights that are not shipped"
         assert record["config"]["eps"] == pytest.approx(4 / 255)
+        assert record["run"] == _named_by_content(record), "the same command would not find this run"
+
+
+def _named_by_content(record: dict[str, Any]) -> str:
+    model = {name: record["model"][name] for name in CARD if name in record["model"]}
+    stored, release = record["config"], record["versions"]["robustbench-med"]
+    weights, samples = record["model"]["weights_sha256"], record["dataset"]["fingerprint"]
+    options = {k: v for k, v in record["attack"].items() if k not in ("name", "eot")}
+    own = asdict(ATTACKS.get(record["attack"]["name"].partition(":")[0])(**options))  # type: ignore[call-overload]
+    assert stored["attack_options"] == own, "an option of the attack is new, or gone"
+    return identify(stored, model, weights, samples, release)
 
 
 def test_the_readme_shows_what_the_records_say() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -267,6 +267,17 @@ class Attack(ABC):
             UserError: this attack has no variants, or not that one.
         """
         raise UserError(f"{cls.__name__} has no variants; drop ':{variant}' from --attack")
+
+    def prolonged(self, factor: int) -> Attack | None:
+        """The same attack with ``factor`` times as many steps; None if it has none to multiply.
+
+        Audits ask for it. By default a field ``steps`` is multiplied.
+        """
+        steps = getattr(self, "steps", None)
+        if not is_dataclass(self) or not isinstance(steps, int):
+            return None
+        longer: Attack = replace(self, steps=factor * steps)
+        return longer
 
     @abstractmethod
     def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Literal, cast
 
@@ -115,6 +116,15 @@ class FusionModel(nn.Module, ABC):
         """Enclose the model, with all preprocessing and every wrapper added before."""
         self._wrappers.append(wrapper)
         self.adopt_random_layers()
+
+    @contextmanager
+    def enclosed_by(self, wrapper: Wrapper) -> Iterator[None]:
+        """Enclose the model for a while, to watch its passes."""
+        self._wrappers.append(wrapper)
+        try:
+            yield
+        finally:
+            del self._wrappers[-1]
 
     def adopt_random_layers(self) -> None:
         """Give every random layer this model's noise source and its own name."""

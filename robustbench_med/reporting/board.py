@@ -30,9 +30,9 @@ class Board:
 
 
 def boards(rows: Sequence[Line]) -> list[Board]:
-    """Sort the rows of a CSV into boards."""
+    """Sort the rows of a CSV into boards; of a run's rows the last counts: audits come later."""
     found: dict[tuple[str, ...], list[Line]] = {}
-    for row in rows:
+    for row in {row["run"]: row for row in rows}.values():
         found.setdefault(tuple(row[name] for name in THREAT), []).append(row)
     return [_board(lines) for lines in found.values()]
 

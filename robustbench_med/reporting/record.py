@@ -14,6 +14,7 @@ from robustbench_med import statistics
 from robustbench_med.api.dataset import Split
 from robustbench_med.api.objective import Goal
 from robustbench_med.evaluation import Outcomes, Plan
+from robustbench_med.files import sha256_json
 from robustbench_med.models.zoo import LoadedModel, card_model
 from robustbench_med.statistics import Estimate, Scored
 from robustbench_med.versions import versions
@@ -88,6 +89,20 @@ def _with_goals(per_task: dict[str, NDArray[np.bool_]], goal: Goal) -> dict[str,
 def headline(goal: Goal) -> str:
     """The accuracy that the attack aimed at, as a key of ``accuracies``."""
     return {"any": ANY, "all": ALL}.get(goal.head, goal.head)
+
+
+def identify(
+    config: Mapping[str, Any], model: Mapping[str, Any], weights_sha256: str, fingerprint: str, release: str
+) -> str:
+    """The name of a run: a hash of all that decides its numbers, so that equal runs share it.
+
+    Args:
+        config: with every default filled in, less what changes no number.
+        model: of ``card_model``: a model file may change while its name and weights stay.
+        fingerprint: of the samples.
+        release: version of this package.
+    """
+    return sha256_json([release, config, model, weights_sha256, fingerprint])[:12]
 
 
 def record(
