@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tiny import (
 from torch import Tensor
 
 from benchmarks.audit import CASES, audited
+from robustbench_med import pipeline
 from robustbench_med.api.attack import Attack, Batch, Target
 from robustbench_med.api.dataset import Split
 from robustbench_med.api.model import FusionModel
@@ -34,6 +35,8 @@ from robustbench_med.audit.of_model import gradients
 from robustbench_med.cli import main
 from robustbench_med.evaluation import evaluate
 from robustbench_med.pipeline import RunConfig, run
+from robustbench_med.reporting import leaderboard
+from robustbench_med.reporting.board import boards
 
 QUICK = (
     "batch statistics",
@@ -185,6 +188,25 @@ def test_robmed_audit_prints_every_check(concat: Path, capsys: pytest.CaptureFix
     for word in ("verdict", "evidence", "monotone", "unbounded", "more steps", "scores", "transfer"):
         assert word in printed
     assert not list(runs.glob("*/audit"))
+
+
+def test_a_finished_run_is_audited_without_another_attack(
+    weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RunConfig(
+        "robust-mail", "pgd", weights=str(weights["robust-mail"]), samples=3, out=str(tmp_path), eot="auto"
+    )
+    config = replace(config, attack_options={"steps": 1}, draws=2)
+    first = run(config)
+    monkeypatch.setattr(pipeline, "_make", None)  # whoever attacks fails
+    second = run(config, "quick")
+    assert second.record["audit"]["complete"]
+    for kept in ("run", "accuracy", "eot_curve", "cost", "started"):
+        assert second.record[kept] == first.record[kept]
+    assert {f["check"] for f in second.record["audit"]["findings"]} >= {"EOT", "more steps", "unbounded"}
+    rows = leaderboard.read(tmp_path / "leaderboard.csv")
+    assert [row["run"] for row in rows] == [first.record["run"]] * 2
+    assert len(boards(rows)[0].ranked) + len(boards(rows)[0].others) == 1
 
 
 @pytest.mark.parametrize(("draws", "asked"), [(1, False), (4, True)])

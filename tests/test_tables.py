@@ -18,11 +18,12 @@ from tiny import CHANNELS, CLASSES, ConvNet, labelled_by, plan_of, random_split,
 from robustbench_med import curve, modalities, pipeline
 from robustbench_med.api.errors import UserError
 from robustbench_med.evaluation import Outcomes
+from robustbench_med.files import write_json
 from robustbench_med.pipeline import Result, RunConfig
 from robustbench_med.reporting.board import boards
 from robustbench_med.reporting.record import Accuracy
 from robustbench_med.statistics import Estimate
-from robustbench_med.suite import Suite
+from robustbench_med.suite import Entry, Suite, run_suite
 
 
 def flags(weights: dict[str, Path], out: Path) -> tuple[object, ...]:
@@ -168,6 +169,24 @@ def test_suite(robmed: Robmed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len((out / "leaderboard.csv").read_text().splitlines()) == 3
 
 
+def test_a_suite_takes_over_what_is_published(tmp_path: Path) -> None:
+    """A run with a record is not made; one whose record lacks the audit that is asked for is."""
+    entry = Entry("released", samples=4)
+    suite = Suite("Small", ("phantom",), ("concat",), (entry,))
+    (made,) = run_suite(suite, tmp_path / "first").records.values()
+    records = tmp_path / "records"
+    write_json(records / f"{made['run']}.json", {**made, "started": "earlier"})
+
+    def started(entry: Entry, name: str) -> str:
+        asked = replace(suite, runs=(entry,))
+        (found,) = run_suite(asked, tmp_path / name, published=records).records.values()
+        return str(found["started"])
+
+    assert started(entry, "second") == "earlier"
+    assert not (tmp_path / "second" / "leaderboard.csv").exists()
+    assert started(replace(entry, audit="quick"), "third") != "earlier"
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -199,6 +218,7 @@ def line(model: str, robust: float, verdict: str = "sound", **changes: str) -> d
         "weights_sha256": model,
         "verdict": verdict,
         "attack": "x",
+        "run": f"{model} {robust}",
         **threat,
         **score,
     } | changes
@@ -211,10 +231,13 @@ def test_only_what_is_sound_is_ranked() -> None:
         line("strong", 0.3),  # a stronger attack: this is the number
         line("boast", 0.9, "together"),
         line("new", 0.8, "unaudited"),
-        line("weak", 0.2, epsilon="2/255"),
+        line("weak", 0.2, epsilon="2/255", run="smaller"),
+        line("late", 0.2, "unaudited"),
+        line("late", 0.2),  # the same run, audited since
     ]
     first, second = boards(rows)
-    assert [(row["model"], row["robust"]) for row in first.ranked] == [("strong", "0.3"), ("weak", "0.1")]
+    ranked = [(row["model"], row["robust"]) for row in first.ranked]
+    assert ranked == [("strong", "0.3"), ("late", "0.2"), ("weak", "0.1")]
     assert [row["model"] for row in first.others] == ["boast", "new"]
     assert [row["model"] for row in second.ranked] == ["weak"]
 
