@@ -47,6 +47,8 @@ class Capability:
         wanders: leaves the Linf ball on its way (minimum-norm attacks, added noise), so that an
             index channel would be lost.
         classes: fewest classes that do not crash it.
+        averages: takes the mean gradient over as many EOT draws as it is told. (Its own decisions may still
+            come from single draws.)
     """
 
     name: str
@@ -55,6 +57,7 @@ class Capability:
     sub_selects: bool = False
     wanders: bool = False
     classes: int = 2
+    averages: bool = False
 
     def refusal(self, target: Target, reason: str, instead: str | None = None) -> UserError:
         """The one line that says what the library cannot do and which attack can.
@@ -80,7 +83,7 @@ class Capability:
             raise self.refusal(target, reason)
         if len({batch.inputs[name].shape[2:] for name in target.threat.budgets}) > 1:
             raise self.refusal(target, "cannot attack modalities of different sizes together")
-        if target.eot > 1:
+        if target.eot > 1 and not self.averages:
             raise self.refusal(target, "cannot average over EOT draws")
         if target.goal.head == "all":
             raise self.refusal(target, "cannot aim at all heads at once")

@@ -42,7 +42,7 @@ class AutoAttack(Attack):
     def __post_init__(self) -> None:
         if self.version not in VERSIONS:
             raise unknown("autoattack version", self.version, VERSIONS)
-        if min(self.steps, self.eot or 1) < 1:
+        if self.steps < 1 or (self.eot is not None and self.eot < 1):
             raise UserError("autoattack: steps and eot must be 1 or more")
 
     @classmethod

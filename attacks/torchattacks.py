@@ -22,8 +22,10 @@ from robustbench_med.attacks._image import (
     square_fits,
 )
 
-# What this adapter takes from the threat model, the seed and the data.
-NOT_OPTIONS = ("model", "eps", "norm", "seed", "n_classes", "verbose")
+DRAWS = "eot_iter"  # of the classes that average gradients: APGD, APGDT, EOTPGD, UPGD
+
+# What this adapter takes from the threat model, the run and the data.
+NOT_OPTIONS = ("model", "eps", "norm", "seed", "n_classes", "verbose", DRAWS)
 
 # The steps that AutoAttack and its parts were published with; the library defaults to 10.
 PUBLISHED_STEPS = 100
@@ -43,9 +45,9 @@ NATIVE = {"APGD": "apgd", "APGDT": "apgd", "AutoAttack": "autoattack", "FAB": "f
 class TorchattacksAdapter(Attack):
     """``torchattacks:PGD``, ``torchattacks:FGSM``, … with a class name of the library.
 
-    APGD, FAB, Square and AutoAttack return the clean image where they found nothing, and judge a
-    random model by single draws (AutoAttack's version "rand" by the last of 20): against a random
-    model they are weaker than they say.
+    APGD, FAB, Square and AutoAttack return the clean image where they found nothing. APGD, APGDT, EOTPGD
+    and UPGD average gradients over EOT draws; for the others a random model needs ``--eot 1``. All
+    judge a random model by single draws: against one they are weaker than they say.
 
     Attributes:
         variant: the class in torchattacks.
@@ -103,6 +105,7 @@ class TorchattacksAdapter(Attack):
             "random_start": self.random_start,
             "norm": NORMS[budget.norm],
             "seed": seed,
+            DRAWS: model.target.eot,
             # The library aims at all other classes; published are up to nine.
             "n_classes": min(model.classes, 10),
             **self.options,
@@ -144,6 +147,7 @@ class TorchattacksAdapter(Attack):
             sub_selects=self.variant in SUB_SELECTING,
             wanders=self.variant in WANDERING,
             classes=4 if "APGDT" in self._parts else 3 if uses_dlr else 2,
+            averages=DRAWS in _parameters(self.variant),
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torchattacks
-from tiny import ConvNet, Linear, batch_of, labelled_by, seeded, split_of, target_of, threat_of
+from tiny import ConvNet, Linear, RandomNet, batch_of, labelled_by, seeded, split_of, target_of, threat_of
 from torch import Tensor, nn
 
 from robustbench_med.api.attack import Attack, Batch
@@ -403,7 +403,7 @@ REFUSALS: list[tuple[str, dict[str, Any], ThreatModel, str]] = [
 VARIANTS: dict[str, dict[str, str]] = {
     "torchattacks": {"": "PGD", "linf": "PGD", "l2": "PGDL2", "classes": "APGDT", "square": "AutoAttack"},
     "art": {"": "PGD", "linf": "SquareAttack", "l2": "CW", "classes": "AutoAttack", "square": "AutoAttack"},
-    "pyautoattack": {"": "apgd-ce", "classes": "standard", "square": "square"},
+    "pyautoattack": {"": "fab-t", "classes": "standard", "square": "square"},
     "foolbox": {"": "LinfPGD", "linf": "LinfPGD", "l2": "L2PGD"},
 }
 
@@ -427,6 +427,30 @@ def test_what_adapters_refuse(
         attack.perturb(target_of(net, threat, head, eot=need.get("eot", 1)), batch)
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(f"{library}:")
+
+
+@pytest.mark.parametrize(
+    ("library", "variant"),
+    [
+        ("torchattacks", "APGD"),
+        ("torchattacks", "EOTPGD"),
+        ("pyautoattack", "apgd-ce"),
+        ("pyautoattack", "rand"),
+    ],
+)
+def test_adapters_that_average_over_draws(library: str, variant: str) -> None:
+    """As many backward passes as draws behind every gradient, and draws from the model's own source."""
+    attack = Shelf(library, variant, options={"steps": 2}).attack()
+    batch = right_samples(seeded(ConvNet, CHANNELS, CLASSES))
+    costs = []
+    for eot in (1, 3):
+        net = seeded(RandomNet, CHANNELS, CLASSES, std=0.01)
+        target = target_of(net, threat_of(b=0.001), eot=eot)
+        found = attack.perturb(target, batch)
+        target.threat.check(found, batch.inputs, variant)
+        costs.append(target.passes.backward / len(batch))
+    assert costs[0] >= 2
+    assert costs[1] == pytest.approx(3 * costs[0], rel=0.35)
 
 
 OPTIONS: list[tuple[str, dict[str, Any], str]] = [
