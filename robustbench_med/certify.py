@@ -275,7 +275,7 @@ def certify(config: CertifyConfig) -> Certified:
         record = {
             "run": run_id,
             "config": stored,
-            "model": describe_model(loaded),
+            "model": describe_model(loaded, split),
             "dataset": describe_dataset(split),
             "certificate": _terms(smoothing, split.info),
             "accuracy": _summaries(found, accuracy),

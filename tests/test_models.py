@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import CHANNELS, CLASSES, ConvNet, seeded
+from tiny import CHANNELS, CLASSES, ConvNet, random_split, seeded
 from torch import Tensor
 
+from robustbench_med.api.dataset import DatasetInfo, Modality, Task
 from robustbench_med.api.defense import Defense
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.layers import conv2d_same
@@ -18,6 +19,7 @@ from robustbench_med.api.randomness import NoiseSource
 from robustbench_med.api.registry import Registry
 from robustbench_med.models.concat import Concat
 from robustbench_med.models.mail import MAIL, scaled_widths
+from robustbench_med.models.zoo import multiply_accumulates
 
 DEFENSES: Registry[Callable[..., Defense]] = Registry("defense", "robustbench_med.defenses")
 NARROW = 1 / 32
@@ -236,3 +238,21 @@ def test_the_noise_off_twin_of_inference_dropout_is_the_net_without_it() -> None
     net.noise.scale = 0.0
     for task, logits in net(images(TWO)).items():
         assert torch.equal(logits, plain(images(TWO))[task])
+
+
+@pytest.mark.parametrize(("size", "millions"), [(128, 657), (64, 168)])
+def test_multiply_accumulates_of_the_whole_mail(size: int, millions: float) -> None:
+    """Of the full width, against a count made on the released Keras model (657 M and 168 M)."""
+    net = MAIL({"x": 3, "y": 3}, {"first": 5, "second": 7}).eval()
+    modalities = tuple(Modality(name, (3, size, size), name) for name in net.channels)
+    tasks = tuple(Task(t, tuple(f"{t}{i}" for i in range(k)), ("x", "y")) for t, k in net.classes.items())
+    info = DatasetInfo("d", "d", "paired", modalities, tasks, "none", "none", True)
+    assert multiply_accumulates(net, info) / 1e6 == pytest.approx(millions, rel=2e-3)
+
+
+def test_multiply_accumulates_count_every_pass_of_a_wrapper() -> None:
+    net = seeded(ConvNet, CHANNELS, CLASSES)
+    info = random_split().info
+    once = multiply_accumulates(net, info)
+    DEFENSES.get("randomized-smoothing")(sigma=0.1, n=3).apply(net)
+    assert multiply_accumulates(net, info) == 3 * once > 0

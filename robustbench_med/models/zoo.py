@@ -12,6 +12,7 @@ import torch
 from pydantic import BeforeValidator, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from robustbench_med.api.dataset import DatasetInfo
 from robustbench_med.api.defense import Defense
@@ -255,6 +256,15 @@ def save_weights(model: FusionModel, path: Path) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as temporary:
         save_file(state, temporary)
+
+
+def multiply_accumulates(model: FusionModel, info: DatasetInfo) -> int:
+    """Of one forward pass of one sample, as deployed: a defense that asks the net n times counts n times."""
+    device = next(model.parameters(), torch.empty(0)).device
+    sample = {m.name: torch.zeros(1, *m.shape, device=device) for m in info.modalities}
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(sample)
+    return int(counter.get_total_flops()) // 2
 
 
 def card_model(config: ModelConfig) -> dict[str, Any]:

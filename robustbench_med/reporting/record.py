@@ -15,7 +15,7 @@ from robustbench_med.api.dataset import Split
 from robustbench_med.api.objective import Goal
 from robustbench_med.evaluation import Outcomes, Plan
 from robustbench_med.files import sha256_json
-from robustbench_med.models.zoo import LoadedModel, card_model
+from robustbench_med.models.zoo import LoadedModel, card_model, multiply_accumulates
 from robustbench_med.statistics import Estimate, Scored
 from robustbench_med.versions import versions
 
@@ -120,7 +120,7 @@ def record(
     return {
         "run": run_id,
         "config": config,
-        "model": describe_model(loaded),
+        "model": describe_model(loaded, plan.split),
         "dataset": describe_dataset(plan.split),
         "threat_model": {
             "budgets": {name: asdict(budget) for name, budget in plan.threat.budgets.items()},
@@ -145,14 +145,15 @@ def record(
     }
 
 
-def describe_model(loaded: LoadedModel) -> dict[str, Any]:
-    """The model's part of a record."""
+def describe_model(loaded: LoadedModel, split: Split) -> dict[str, Any]:
+    """The model's part of a record; ``macs`` are multiply-accumulates of one forward pass of a sample."""
     return {
         **card_model(loaded.config),
         "weights": loaded.weights.name,
         "weights_sha256": loaded.weights_sha256,
         "draws_shared_by": loaded.model.draws_shared_by,
         "parameters": sum(p.numel() for p in loaded.model.parameters()),
+        "macs": multiply_accumulates(loaded.model, split.info),
         "caveats": list(loaded.caveats),
     }
 

@@ -104,6 +104,8 @@ def _conditions(record: Mapping[str, Any]) -> Table:
             table.add_row("intervals", "given this one draw; another may give another accuracy")
     per_sample = ", ".join(f"{cost[f'{way}_passes'] / samples:.1f} {way}" for way in ("forward", "backward"))
     table.add_row("cost", f"{per_sample} passes a sample, {cost['seconds']:.1f} s")
+    net = record["model"]
+    table.add_row("net", f"{net['parameters'] / 1e6:.2f} M parameters, {net['macs'] / 1e6:.1f} M MACs a pass")
     if (worst := record["worst_subgroup"]) is not None:
         said = f"{worst['column']} {worst['value']} ({worst['samples']} samples)"
         table.add_row("worst group", f"{said}: robust {_cell(worst['robust'])}")
