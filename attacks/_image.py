@@ -148,6 +148,8 @@ class OneImage(nn.Module):
         logits: dict[str, Tensor] = self.target.model(inputs)
         head = self.target.goal.head
         row = joint_logits(logits) if head == "any" else logits[head]
+        if image.requires_grad and not row.requires_grad:
+            raise self.target.no_gradient()
         if row.requires_grad:
             row.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
         return row

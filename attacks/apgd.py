@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -28,7 +29,9 @@ class APGD(Attack):
     Attributes:
         steps: iterations of each start; the checkpoints of the step size follow from it.
         restarts: starts on the surface of the ball; each goes on with the samples that still stand.
-        loss: "cross-entropy", "dlr", "margin", or "targeted-dlr" (one run for each target).
+        loss: "cross-entropy", "dlr", "margin", or "targeted-dlr" (one run for each target). Where any of
+            several heads may fall, "dlr" and "margin" follow the head that is nearest to falling and could
+            miss another: they have one run for each head.
         targets: most wrong classes to aim at with "targeted-dlr", those of the highest logits first.
         rho: share of steps that must raise the loss for the step size to stay.
     """
@@ -56,20 +59,21 @@ class APGD(Attack):
     def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
         targeted = self.loss == TARGETED
         loss = targeted_dlr if targeted else loss_by_name(self.loss)
-        # Losses of different targets do not compare; their margins do.
-        best = Best(batch, target, by="margin" if targeted else "loss")
+        goals = [target.goal] if targeted or loss.any_head == "sum" else target.goal.alone(list(batch.labels))
+        # Losses of different targets or heads do not compare; their margins do.
+        best = Best(batch, target, by="margin" if targeted or len(goals) > 1 else "loss")
         aims: list[tuple[Tensor, ...]] = [()]
         if targeted:
             aims = target.goal.candidates(target.scores(batch.inputs), batch.labels, self.targets)
-        for restart in range(self.restarts):
-            # The likeliest target alone breaks most samples that can be broken; the others at once are
-            # as many passes as one after another, but fewer and larger ones.
-            for lanes in filter(None, (aims[:1], aims[1:])):
-                index = best.standing()
-                if len(index) == 0:
-                    return best.inputs
-                first = restart * len(aims) + (0 if lanes[0] is aims[0] else 1)
-                _Climb(self, target, batch, loss, best, index, lanes).run(first)
+        # The likeliest target alone breaks most samples that can be broken; the others at once are
+        # as many passes as one after another, but fewer and larger ones.
+        rounds = [(goal, lanes) for goal in goals for lanes in (aims[:1], aims[1:]) if lanes]
+        for start, (goal, lanes) in product(range(self.restarts), rounds):
+            index = best.standing()
+            if len(index) == 0:
+                break
+            first = start * len(aims) + (0 if lanes[0] is aims[0] else 1)
+            _Climb(self, replace(target, goal=goal), batch, loss, best, index, lanes).run(first)
         return best.inputs
 
 

@@ -89,7 +89,7 @@ class FoolboxAdapter(Attack):
         goal = foolbox.criteria.Misclassification(model.label())
         try:
             _, clipped, _ = attack(wrapped, model.join(), goal, epsilons=budget.epsilon)
-        except ValueError as error:  # a start that was not found, for one
+        except (ValueError, ModuleNotFoundError) as error:  # no start found, or numba missing, for two
             raise UserError(f"{self._name}: {error}; use --attack pgd") from error
         adversarial: Tensor = clipped
         return adversarial

@@ -43,10 +43,9 @@ SQUARE_P = 0.8
 class PyAutoAttackAdapter(Attack):
     """``pyautoattack:standard``, ``:rand``, or one part of these (``PARTS``).
 
-    Returns the clean image where it found nothing. APGD and "rand" average gradients over the run's EOT
-    draws ("rand" was published with 20); FAB and Square, hence "standard", need ``--eot 1``. It judges a
-    random model by single draws, APGD by the last of them, and is then weaker than it says; nothing
-    that it says is read.
+    Returns the clean image where it found nothing. It judges a random model by single draws ("rand",
+    which averages gradients over 20 draws of its own accord, by the last of them), and is then
+    weaker than it says; nothing that it says is read. A random model needs ``--eot 1``.
 
     Attributes:
         variant: what to run.
@@ -86,7 +85,6 @@ class PyAutoAttackAdapter(Attack):
             ("linf", "l2"),
             sub_selects=True,
             classes=max(FEWEST_CLASSES.get(part, 2) for part in parts),
-            averages=not {"fab-t", "square"} & set(parts),
         )
         capability.one_budget(target, batch)
         if "square" in parts and not square_fits(target, batch, SQUARE_P):
@@ -119,7 +117,9 @@ class PyAutoAttackAdapter(Attack):
         )
         for apgd in (attack.apgd, attack.apgd_targeted):
             apgd.n_iter = apgd.n_iter_orig = self.steps
-            apgd.eot_iter = model.target.eot
+            # Its checkpoints are of the steps that its constructor was given.
+            periods = (max(int(share * self.steps), 1) for share in (0.22, 0.06, 0.03))
+            apgd.n_iter_2, apgd.n_iter_min, apgd.size_decr = periods
         attack.fab.n_iter, attack.square.n_queries = self.steps, self.queries
         for part in (attack.apgd, attack.apgd_targeted, attack.fab, attack.square):
             part.n_restarts = self.restarts

@@ -19,10 +19,13 @@ from robustbench_med.attacks._image import (
     OneImage,
     attack_as_one_image,
     check_options,
+    image_size,
     square_fits,
 )
 
-DRAWS = "eot_iter"  # of the classes that average gradients: APGD, APGDT, EOTPGD, UPGD
+DRAWS = "eot_iter"
+# Of the classes that average gradients over draws, those that decide nothing by a single one.
+AVERAGING = ("EOTPGD", "UPGD")
 
 # What this adapter takes from the threat model, the run and the data.
 NOT_OPTIONS = ("model", "eps", "norm", "seed", "n_classes", "verbose", DRAWS)
@@ -34,20 +37,24 @@ PUBLISHED = ("APGD", "APGDT", "AutoAttack", "FAB")
 # Found by experiment: how the classes hand samples to the model (see ``Capability``).
 SUB_SELECTING = ("APGD", "APGDT", "AutoAttack", "FAB", "Square")
 WANDERING = ("PGDRS", "PGDRSL2", "SPSA")
-L2_ATTACKS = ("PGDL2", "PGDRSL2")
+MINIMUM_NORM = ("CW", "DeepFool")  # in L2, without a radius
+L2_ATTACKS = ("PGDL2", "PGDRSL2", *MINIMUM_NORM)
 THREE_CHANNELS = ("TIFGSM",)
+SQUARE_IMAGES = ("DIFGSM", "TIFGSM")  # they resize to squares
 
 NORMS = {"linf": "Linf", "l2": "L2"}
 NATIVE = {"APGD": "apgd", "APGDT": "apgd", "AutoAttack": "autoattack", "FAB": "fab", "Square": "square"}
+NATIVE |= dict.fromkeys(MINIMUM_NORM, "cw")
 
 
 @dataclass(frozen=True)
 class TorchattacksAdapter(Attack):
     """``torchattacks:PGD``, ``torchattacks:FGSM``, … with a class name of the library.
 
-    APGD, FAB, Square and AutoAttack return the clean image where they found nothing. APGD, APGDT, EOTPGD
-    and UPGD average gradients over EOT draws; for the others a random model needs ``--eot 1``. All
-    judge a random model by single draws: against one they are weaker than they say.
+    APGD, FAB, Square and AutoAttack return the clean image where they found nothing, and judge a random
+    model by single draws. EOTPGD and UPGD take gradients over EOT draws; with all others a random model
+    needs ``--eot 1``, and the attack is weaker than it says. CW and DeepFool look for the nearest
+    adversarial image; one that lies outside the ball is projected onto it.
 
     Attributes:
         variant: the class in torchattacks.
@@ -67,8 +74,8 @@ class TorchattacksAdapter(Attack):
 
     def __post_init__(self) -> None:
         accepted = _parameters(self.variant)
-        if "eps" not in accepted:
-            raise UserError(f"{self._name} takes no radius; choose a class with eps")
+        if "eps" not in accepted and self.variant not in MINIMUM_NORM:
+            raise UserError(f"{self._name} takes no radius; choose a class with eps, or --attack pgd")
         own = {"steps": self.steps, "alpha": self.step_size, "random_start": self.random_start}
         check_options(self._name, accepted, [name for name, value in own.items() if value is not None])
         check_options(self._name, accepted - set(NOT_OPTIONS), self.options)
@@ -90,10 +97,13 @@ class TorchattacksAdapter(Attack):
         capability.one_budget(target, batch)
         if self.variant in THREE_CHANNELS and _channels(target) != 3:
             raise capability.refusal(target, "takes images of three channels only")
+        height, width = image_size(target, batch)
+        if self.variant in SQUARE_IMAGES and height != width:
+            raise capability.refusal(target, "takes square images only")
         if "Square" in self._parts and not square_fits(target, batch, self.options.get("p_init", 0.8)):
             raise capability.refusal(target, "places squares that do not fit this image")
         found: dict[str, Tensor] = attack_as_one_image(self._attack, capability, target, batch)
-        return found
+        return target.threat.project(found, batch.inputs) if self.variant in MINIMUM_NORM else found
 
     def _attack(self, model: OneImage, budget: Budget, seed: int) -> Tensor:
         """Images (B, C, H, W) from the library."""
@@ -145,9 +155,9 @@ class TorchattacksAdapter(Attack):
             NATIVE.get(self.variant, "pgd"),
             ("linf", "l2") if chooses else fixed,
             sub_selects=self.variant in SUB_SELECTING,
-            wanders=self.variant in WANDERING,
+            wanders=self.variant in (*WANDERING, *MINIMUM_NORM),
             classes=4 if "APGDT" in self._parts else 3 if uses_dlr else 2,
-            averages=DRAWS in _parameters(self.variant),
+            averages=self.variant in AVERAGING,
         )
 
 

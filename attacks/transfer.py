@@ -14,6 +14,7 @@ from robustbench_med import load_model
 from robustbench_med.api.attack import Attack, Batch, Target
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.model import FusionModel
+from robustbench_med.api.seeding import derive
 from robustbench_med.attacks.apgd import APGD
 
 TWIN = "twin"
@@ -36,6 +37,7 @@ class Transfer(Attack):
         dataset: what a named surrogate was trained on.
         weights: of a named surrogate; those that ship when not given.
         steps, loss: of APGD.
+        eot: draws behind each gradient of a random surrogate; the run's when not given.
     """
 
     knowledge: ClassVar[Literal["transfer"]] = "transfer"
@@ -45,9 +47,12 @@ class Transfer(Attack):
     weights: str | None = None
     steps: int = 100
     loss: str = "cross-entropy"
+    eot: int | None = None
 
     def __post_init__(self) -> None:
         APGD(steps=self.steps, loss=self.loss)
+        if self.eot is not None and self.eot < 1:
+            raise UserError(f"transfer: eot is {self.eot}; it must be 1 or more")
         if self.surrogate == TWIN and self.weights is not None:
             raise UserError(
                 "transfer: the twin has the model's own weights; name a surrogate or drop weights"
@@ -63,7 +68,8 @@ class Transfer(Attack):
                 f"transfer: {self.surrogate} on {self.dataset} has other modalities or heads than the model"
             )
         device = next(iter(batch.inputs.values())).device
-        return self._climb(_on(target, surrogate.to(device), target.eot), batch)
+        surrogate.noise.reseed(derive(target.seed, "surrogate", *batch.ids))
+        return self._climb(_on(target, surrogate.to(device), self.eot or target.eot), batch)
 
     def _climb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
         found: dict[str, Tensor] = APGD(steps=self.steps, loss=self.loss).perturb(target, batch)

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target
 from robustbench_med.api.errors import UserError
 from robustbench_med.api.model import FusionModel
-from robustbench_med.api.objective import LOSSES, Goal, cross_entropy, margin
+from robustbench_med.api.objective import LEAK, LOSSES, Goal, cross_entropy, margin
 from robustbench_med.api.threat import ROUNDING, Norm, ThreatModel
 
 PGD, FGSM, ADAPTER = (ATTACKS.get(name) for name in ("pgd", "fgsm", "torchattacks"))
@@ -282,9 +282,24 @@ def test_heads_as_goals() -> None:
     each = {loss: {t: loss(logits[t], labels[t]) for t in logits} for loss in (cross_entropy, margin)}
     for loss, per_head in each.items():
         assert torch.equal(Goal("second").loss(loss, logits, labels), per_head["second"])
-        assert torch.equal(Goal("all").loss(loss, logits, labels), torch.minimum(*per_head.values()))
     assert torch.equal(Goal().loss(cross_entropy, logits, labels), torch.add(*each[cross_entropy].values()))
     assert torch.equal(Goal().loss(margin, logits, labels), torch.maximum(*each[margin].values()))
+    assert torch.equal(Goal().margin(logits, labels), torch.maximum(*each[margin].values()))
+    assert torch.equal(Goal("all").margin(logits, labels), torch.minimum(*each[margin].values()))
+    # All heads: every head that stands counts in full, a broken one hardly.
+    parts = [torch.where(m < 0, m, LEAK * m) for m in each[margin].values()]
+    torch.testing.assert_close(Goal("all").loss(margin, logits, labels), torch.add(*parts))
+    chance = [torch.log1p(-torch.exp(-per_head)) for per_head in each[cross_entropy].values()]
+    torch.testing.assert_close(Goal("all").loss(cross_entropy, logits, labels), torch.add(*chance))
+
+
+def test_all_heads_loss_keeps_its_gradient_on_confident_heads() -> None:
+    logits = {t: torch.tensor([[90.0, 0.0]], requires_grad=True) for t in ("first", "second")}
+    labels = {t: torch.tensor([0]) for t in logits}
+    Goal("all").loss(cross_entropy, logits, labels).sum().backward()  # type: ignore[no-untyped-call]
+    for z in logits.values():
+        assert z.grad is not None
+        assert z.grad.tolist() == [[-1.0, 1.0]]
 
 
 def test_margin_by_hand() -> None:
@@ -476,3 +491,56 @@ def test_the_best_of_a_random_model_has_the_highest_mean_loss(batch: Batch) -> N
                 best.update(torch.tensor([0]), {"a": one.inputs["a"] + seen.loss}, seen)
             assert best.loss == winner.loss
             assert torch.equal(best.inputs["a"], one.inputs["a"] + winner.loss)
+
+
+class Normalised(ConvNet):
+    """Divides by the image's length: the gradient of a black image is NaN."""
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        length = inputs["b"].flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        return super().forward({**inputs, "b": inputs["b"] / length.clamp_min(1e-3)})
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "joint"])
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "mi-fgsm", "apgd", "fab"])
+def test_entries_without_a_gradient_do_not_spoil_the_others(name: str, norm: Norm) -> None:
+    net = seeded(Normalised, CHANNELS, CLASSES)
+    split = random_split(4)
+    split.images["b"][0] = 0
+    batch = batch_of(labelled_by(net, split))
+    options = {"random_start": False} if name == "pgd" else {}
+    target = target_of(net, threat_of(norm, a=0.1, b=0.1))
+    found = ATTACKS.get(name)(**options).perturb(target, batch)
+    target.threat.check(found, batch.inputs, name)
+    if name != "fab":  # which gives the clean image back where it finds nothing in the ball
+        assert (found["a"][0] != batch.inputs["a"][0]).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("name", ["pgd", "apgd", "fab", "square", "transfer"])
+def test_logits_of_any_precision(name: str, dtype: torch.dtype) -> None:
+    class Other(ConvNet):
+        def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {task: z.to(dtype) for task, z in super().forward(inputs).items()}
+
+    net = seeded(Other, CHANNELS, CLASSES)
+    batch = batch_of(labelled_by(net, random_split(6)))
+    target = target_of(net, threat_of(a=0.2, b=0.2))
+    options = {"queries": 20} if name == "square" else {"steps": 5}
+    found = ATTACKS.get(name)(**options).perturb(target, batch)
+    assert (Goal().success(net(found), batch.labels) > 0).any()
+
+
+def test_steps_in_l2_have_full_length_however_short_the_gradient() -> None:
+    """The gradient of a net that is right by 60 logits is some 1e-26 long."""
+    model, batch, _, epsilons = linear_case("l2")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e-26)
+    threat = threat_of("l2", **epsilons)
+    found = PGD(steps=1, step_size=0.01, random_start=False, keep="last", loss="margin").perturb(
+        target_of(model, threat), batch
+    )
+    for name in epsilons:
+        moved = (found[name] - batch.inputs[name]).flatten(1).norm(dim=1)
+        torch.testing.assert_close(moved, torch.full_like(moved, 0.01), rtol=1e-3, atol=0)

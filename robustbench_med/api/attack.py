@@ -78,6 +78,8 @@ class Target:
         seed: for random starts; derive from it by name, never draw from a shared stream.
         rows: most samples in one pass, None for any number. Attacks may try several targets or
             proposals at once; larger requests are cut into passes of this size.
+        raw_gradients: leave NaN and infinite entries in the gradients; they are 0 otherwise, so that an
+            attack goes on with the others.
         deterministic: True when a sample seen broken once is broken for good.
     """
 
@@ -88,6 +90,7 @@ class Target:
     seed: int
     passes: Passes
     rows: int | None = None
+    raw_gradients: bool = False
     deterministic: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -142,7 +145,7 @@ class Target:
     def scores(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Logits by task (B, K), the mean over the draws: to rank targets by, never to judge by."""
         with torch.no_grad():
-            draws = [self.model(inputs) for _ in range(self.eot)]
+            draws = [_float(self.model(inputs)) for _ in range(self.eot)]
         self.passes.forward += self.eot * len(next(iter(inputs.values())))
         return {task: torch.stack([d[task] for d in draws]).mean(0) for task in draws[0]}
 
@@ -153,25 +156,32 @@ class Target:
         loss: Loss,
         targets: Sequence[Tensor],
     ) -> Evaluation:
-        logits = self.model(inputs)
+        logits = _float(self.model(inputs))
         losses = self.goal.loss(loss, logits, labels, targets)
         gradients = self._gradients(losses, inputs) if torch.is_grad_enabled() else {}
         losses = losses.detach()
         with torch.no_grad():
             success = self.goal.success(logits, labels)
-            margins = losses if loss is margin else self.goal.loss(margin, logits, labels)
+            same = loss is margin and self.goal.head != "all"
+            margins = losses if same else self.goal.margin(logits, labels)
         return Evaluation(losses, margins, success, gradients)
+
+    def no_gradient(self) -> UserError:
+        """The error where nothing leads from the loss back to the attacked images."""
+        return UserError(
+            f"the loss has no gradient with respect to {', '.join(self.threat.budgets)}: the model blocks it "
+            "or the attacked head does not see these modalities; choose an attack without gradients"
+        )
 
     def _gradients(self, losses: Tensor, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = list(self.threat.budgets)
         if not losses.requires_grad:
-            raise UserError(
-                f"the loss has no gradient with respect to {', '.join(names)}: the model blocks it, or the "
-                "attacked head does not see these modalities; choose an attack without gradients"
-            )
+            raise self.no_gradient()
         # A head may well not see every modality; those it does not see get zeros.
         attacked = [inputs[name] for name in names]
         found = torch.autograd.grad(losses.sum(), attacked, materialize_grads=True)
+        if not self.raw_gradients:
+            found = tuple(g.nan_to_num(0.0, 0.0, 0.0) for g in found)
         return dict(zip(names, found, strict=True))
 
 
@@ -303,6 +313,11 @@ def remaining(unfinished: Tensor) -> Tensor:
     if len(rows) > (1 - LEAVING) * len(unfinished):
         return torch.arange(len(unfinished), device=unfinished.device)
     return rows
+
+
+def _float(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """In float32, whatever the model computes in: losses need the precision."""
+    return {task: z.float() for task, z in logits.items()}
 
 
 def _mean(draws: list[Evaluation]) -> Evaluation:

@@ -71,7 +71,7 @@ class Budget:
         """One step of size ``step`` (or (B, 1, 1, 1) of them) along the steepest ascent in this norm."""
         if self.norm == "linf":
             return current + step * gradient.sign()
-        return current + step * gradient / _lengths(gradient).clamp_min(1e-12)
+        return current + step * _unit({"": gradient})[""]
 
     def violation(self, adversarial: Tensor, clean: Tensor) -> float:
         """How far the worst sample lies outside ball or box (0 or less: inside)."""
@@ -148,9 +148,9 @@ class ThreatModel:
             for name, budget in self.budgets.items():
                 out[name] = budget.ascend(current[name], gradients[name], steps[name])
             return out
-        length = _joint_lengths(gradients).clamp_min(1e-12)
+        directions = _unit({name: gradients[name] for name in self.budgets})
         for name in self.budgets:
-            out[name] = current[name] + steps[name] * gradients[name] / length
+            out[name] = current[name] + steps[name] * directions[name]
         return out
 
     def random_start(
@@ -244,6 +244,18 @@ def _lengths(x: Tensor) -> Tensor:
     """L2 length of each sample, (B, 1, 1, 1)."""
     lengths: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
     return lengths.view(-1, 1, 1, 1)
+
+
+def _unit(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each sample brought to length 1 over all parts, however short; zeros stay zeros.
+
+    A confident net's gradients are so short that their squares vanish in float32.
+    """
+    largest = torch.stack([part.abs().flatten(1).amax(1) for part in parts.values()]).amax(0)
+    scale = largest.clamp_min(torch.finfo(largest.dtype).tiny).view(-1, 1, 1, 1)
+    scaled = {name: part / scale for name, part in parts.items()}
+    length = _joint_lengths(scaled).clamp_min(1e-12)
+    return {name: part / length for name, part in scaled.items()}
 
 
 def _joint_lengths(parts: Mapping[str, Tensor]) -> Tensor:

@@ -187,17 +187,18 @@ class Bench:
             self.tried.append(right)
         return right
 
-    def target(self, eot: int | None = None) -> Target:
+    def target(self) -> Target:
         """The model under the run's threat model, its draws started anew."""
         plan = self.plan
         plan.model.eval().requires_grad_(False)
         plan.model.noise.reseed(derive(plan.seed, "audit"))
         seed = derive(plan.seed, "audit")
-        return Target(plan.model, plan.threat, plan.goal, eot or plan.eot, seed, self.passes, plan.batch_size)
+        return Target(plan.model, plan.threat, plan.goal, plan.eot, seed, self.passes, plan.batch_size)
 
     def look(self, inputs: Mapping[str, Tensor], loss: Loss, gradient: bool = True) -> Evaluation:
         """Loss and gradient, on the same draws every time."""
-        return self.target().evaluate(inputs, self.batch.labels, loss, gradient)
+        target = replace(self.target(), raw_gradients=True)
+        return target.evaluate(inputs, self.batch.labels, loss, gradient)
 
 
 class Check(Protocol):

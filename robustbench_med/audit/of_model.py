@@ -124,7 +124,7 @@ def _steady(bench: Bench, start: Mapping[str, Tensor], seen: Evaluation) -> Find
     """Only what stands counts: a broken sample makes no claim, and far from a boundary all is curved."""
     half, batch = bench.plan.threat.scaled(0.5), bench.batch
     moved = half.random_start(start, batch.ids, derive(bench.plan.seed, "audit", "step"))
-    by_chance = (bench.look(moved, margin, gradient=False).margin - seen.margin).abs()
+    by_chance = (bench.look(moved, margin, gradient=False).loss - seen.loss).abs()
     stands = torch.from_numpy(bench.right.mean(0) > 0.5).to(by_chance.device)
     unsteady = float((stands & (by_chance >= _rise(bench, start, seen, 0.5))).float().mean())
     said = f"for {percent(unsteady)} a random step of 0.5 epsilon does as much as one along the gradient"
@@ -138,4 +138,4 @@ def _rise(bench: Bench, start: Mapping[str, Tensor], seen: Evaluation, share: fl
     with torch.no_grad():
         moved = threat.ascend(start, seen.gradients, steps)
         moved |= {name: moved[name].clamp(b.low, b.high) for name, b in threat.budgets.items()}
-    return bench.look(moved, margin, gradient=False).margin - seen.margin
+    return bench.look(moved, margin, gradient=False).loss - seen.loss
