@@ -56,7 +56,7 @@ BAD_FLAGS: list[tuple[dict[str, object], str]] = [
     ({"attack": "torchattacks:PDG", "steps": None}, "did you mean 'PGD'?"),
     ({"attack": "torchattacks:FGSM"}, "torchattacks:FGSM has no option 'steps'"),
     ({"attack": "torchattacks:FGSM", "steps": None, "step_size": 0.1}, "has no option 'alpha'"),
-    ({"attack": "torchattacks:CW"}, "torchattacks:CW takes no radius"),
+    ({"attack": "torchattacks:OnePixel"}, "torchattacks:OnePixel takes no radius"),
     ({"attack": "fgsm"}, "unknown option 'steps'"),
     ({"dataset": "fantom"}, "unknown data set 'fantom'; did you mean 'phantom'?"),
     ({"dataset": "milk10k"}, "milk10k is not imported yet; run robmed data import milk10k"),
