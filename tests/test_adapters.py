@@ -460,6 +460,18 @@ def test_adapters_that_average_over_draws(library: str, variant: str) -> None:
     assert costs[1] == pytest.approx(3 * costs[0], rel=0.35)
 
 
+@pytest.mark.parametrize("library", ADAPTERS)
+def test_a_head_that_does_not_see_what_is_attacked_is_refused(library: str, batch: Batch) -> None:
+    class Apart(ConvNet):
+        def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return super().forward({**inputs, "b": inputs["b"].detach()})
+
+    net = seeded(Apart, CHANNELS, CLASSES)
+    attack = Shelf(library, VARIANTS[library][""]).attack()
+    with pytest.raises(UserError, match="no gradient with respect to b"):
+        attack.perturb(target_of(net, threat_of(b=0.1), "second"), batch)
+
+
 OPTIONS: list[tuple[str, dict[str, Any], str]] = [
     ("torchattacks", {"variant": "Pgd"}, "unknown torchattacks class 'Pgd'; did you mean 'PGD'?"),
     ("torchattacks", {"variant": "OnePixel"}, "torchattacks:OnePixel takes no radius"),

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.attacks import RIVALS, Row, digits_case, measured, weaker
-from robustbench_med.api.attack import Batch
+from robustbench_med.api.attack import Batch, Passes, Target
 from robustbench_med.api.model import FusionModel
+from robustbench_med.api.objective import Goal
 from robustbench_med.api.threat import Budget, Norm, ThreatModel
+from robustbench_med.attacks.cw import CW
 
 pytest.importorskip("pyautoattack")
 pytestmark = pytest.mark.slow
@@ -53,6 +55,34 @@ def test_scaled_logits_do_not_hide_from_autoattack() -> None:
     plain, _ = both("APGD-T", "linf", 1.0)
     assert not weaker(native, official)
     assert math.isclose(native.robust, plain.robust, abs_tol=0.02)
+
+
+def test_cw_finds_images_as_near_as_the_best_library() -> None:
+    """Median L2 distance at equal success, each attack with a search over its constant."""
+    foolbox = pytest.importorskip("foolbox")
+    model, batch = case()
+    with torch.no_grad():
+        right = model(batch.inputs)["digit"].argmax(1) == batch.labels["digit"]
+    batch = batch.take(torch.nonzero(right).squeeze(1))
+    images, labels = batch.inputs["image"], batch.labels["digit"]
+
+    class OneImage(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return model({"image": image})["digit"]
+
+    wide = ThreatModel({"image": Budget("l2", 10.0)})
+    found, _ = CW().minimise(Target(model, wide, Goal(), 1, 0, Passes()), batch)
+    library = foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=9, steps=1000)
+    with torch.random.fork_rng():
+        theirs = library(
+            foolbox.PyTorchModel(OneImage().eval(), (0, 1), "cpu"), images, labels, epsilons=None
+        )[1]
+    distances = []
+    for moved in (found["image"], theirs):
+        with torch.no_grad():
+            assert (OneImage()(moved).argmax(1) != labels).all()
+        distances.append((moved - images).flatten(1).norm(dim=1).median().item())
+    assert distances[0] <= 1.02 * distances[1]
 
 
 def both(kind: str, norm: Norm, factor: float) -> tuple[Row, Row]:
