@@ -42,7 +42,8 @@ class Thresholds:
             further by about the root of the number of pixels; where it does not, the attack was blind
             (loss variability, Pintor et al. 2022, arXiv:2106.09947).
         repeatable: by how much of their range logits may change when the same pass, on the same draws, is
-            made again or in another batch. Beyond rounding only what is not declared can change them.
+            made again or in another batch. Beyond rounding, of half precision at most, only what is not
+            declared can change them.
         stronger: by how much (in share of samples) another attack may be stronger before this run's
             counts as weak, on top of chance. Weaker kinds of attack have no business being stronger at
             all (Carlini et al. 2019, section 4).
@@ -59,7 +60,7 @@ class Thresholds:
     uphill: float = 0.9
     small_step: float = 0.05
     unsteady: float = 0.1
-    repeatable: float = 1e-3
+    repeatable: float = 0.01
     stronger: float = 0.002
     refined: float = 0.02
     together: float = 0.05
