@@ -62,7 +62,7 @@ LISTED = {
     "defenses": ["attention-noise", "projection-filters"],
     "datasets": ["phantom", "milk10k", "mri-ct"],
     "recipes": ["phantom-mail", "milk10k-concat"],
-    "protocols": ["released", "eot", "adaptive"],
+    "protocols": ["released", "eot", "adaptive", "standard"],
     "suites": ["robust-mail"],
 }
 
