@@ -162,21 +162,27 @@ def of_the_batch(z: Tensor) -> Tensor:
     return z - z.mean(0)
 
 
-class _Reversed(torch.autograd.Function):
+class _Weighed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        del ctx
+    def forward(ctx: Any, x: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(weights)
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        del ctx
-        return -gradients[0]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.saved_tensors[0], None
 
 
 def reversed_gradient(x: Tensor) -> Tensor:
     """The image itself, whose gradient points downhill."""
-    out: Tensor = _Reversed.apply(x)  # type: ignore[no-untyped-call]
+    out: Tensor = _Weighed.apply(x, torch.tensor(-1.0))  # type: ignore[no-untyped-call]
+    return out
+
+
+def partial_gradient(x: Tensor) -> Tensor:
+    """The image itself; an eighth of the pixels has no gradient, and what is left still points uphill."""
+    chosen = torch.rand(x[0].shape, generator=torch.Generator().manual_seed(0)) > 1 / 8
+    out: Tensor = _Weighed.apply(x, chosen.to(x))  # type: ignore[no-untyped-call]
     return out
 
 
@@ -262,6 +268,7 @@ CASES: Mapping[str, Case] = {
     "probabilities": Case(lambda n: Wrapped(n.plain, after=lambda z: z.softmax(1))),
     "NaN gradient": Case(lambda n: Wrapped(n.plain, broken_gradient)),
     "reversed gradient": Case(lambda n: Wrapped(n.plain, reversed_gradient)),
+    "partial gradient": Case(lambda n: Wrapped(n.plain, partial_gradient)),
     "shattered gradient": Case(lambda n: Wrapped(n.plain, shattered)),
     "hashed noise": Case(lambda n: Wrapped(n.noisy, hashed)),
     "undeclared noise": Case(lambda n: Wrapped(n.noisy, undeclared)),

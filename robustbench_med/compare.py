@@ -11,7 +11,7 @@ from robustbench_med.api.errors import UserError
 from robustbench_med.api.objective import Goal
 from robustbench_med.evaluation import Outcomes
 from robustbench_med.files import read_json
-from robustbench_med.reporting.record import correct
+from robustbench_med.reporting.record import SOUND, UNAUDITED, correct
 from robustbench_med.statistics import Difference, Scored, paired_difference
 
 MARGIN = 0.02
@@ -31,6 +31,7 @@ class Comparison:
     Attributes:
         clean, robust: of what the attacks aimed at.
         attacks: the attack of each with its options; the gate wants them equal.
+        verdict: of the audit of the new run.
         margin: how far robust accuracy may fall, or rise, without question.
     """
 
@@ -40,6 +41,7 @@ class Comparison:
     headline: str
     clean: Difference
     robust: Difference
+    verdict: str
     margin: float
 
     @property
@@ -52,6 +54,8 @@ class Comparison:
         out = []
         if self.attacks[0] != self.attacks[1]:
             out.append("the attacks differ, so a difference says nothing about the models")
+        if self.verdict not in (SOUND, UNAUDITED):
+            out.append(f"the audit of the new run failed: {self.verdict}")
         if self.robust.low <= -self.margin:
             out.append(f"robust accuracy may have fallen by {-100 * self.robust.low:.1f} points")
         if self.robust.low > self.margin:
@@ -81,6 +85,9 @@ def compare(baseline: Path, new: Path, margin: float = MARGIN) -> Comparison:
     outcomes = [Outcomes.load(folder / "outcomes.npz") for folder in (baseline, new)]
     if outcomes[0].ids != outcomes[1].ids:
         raise UserError(f"{baseline} and {new} cannot be compared: other samples or another order")
+    shared = "batch" in [record["model"]["draws_shared_by"] for record in records]
+    if shared and (outcomes[0].batches != outcomes[1].batches).any():
+        raise UserError(f"{baseline} and {new} share draws in other batches; give both one --batch-size")
     key, goal = records[0]["headline"], Goal(records[0]["threat_model"]["goal"])
 
     def scored(kind: str, number: int) -> Scored:
@@ -94,13 +101,20 @@ def compare(baseline: Path, new: Path, margin: float = MARGIN) -> Comparison:
 
     return Comparison(
         models=(records[0]["model"]["label"], records[1]["model"]["label"]),
-        attacks=(records[0]["attack"], records[1]["attack"]),
+        attacks=(_attack(records[0]), _attack(records[1])),
+        verdict=records[1].get("audit", {}).get("verdict", UNAUDITED),
         samples=len(outcomes[0].ids),
         headline=key,
         clean=difference("clean"),
         robust=difference("adversarial"),
         margin=margin,
     )
+
+
+def _attack(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The attack as it was asked for: how many draws "auto" settles on is the model's doing."""
+    eot = record.get("config", {}).get("eot", record["attack"].get("eot"))
+    return {**record["attack"], "eot": eot}
 
 
 def _record(folder: Path) -> dict[str, Any]:

@@ -236,7 +236,10 @@ def _shown(
 
 
 def worst_case(members: Sequence[Outcomes], right: Sequence[NDArray[np.bool_]]) -> Outcomes:
-    """Per sample the outcome of the attack that left the fewest draws right.
+    """Per sample the outcome of the attack that left the fewest draws right; never better than any member.
+
+    Several attacks on a random model are chosen among by the draws that score them, so that a long list of
+    equal attacks comes out somewhat lower than any of them (the audit's check "together" does not do that).
 
     Args:
         members: outcomes of several attacks on the same samples, scored on the same draws.

@@ -176,6 +176,8 @@ def run(config: RunConfig, audited: str | None = None, reuse: bool = False) -> R
             findings = replace(findings, findings=(*findings.findings, converged(curve)))
         further = metrics.describe(outcomes, plan)
         checked = {"config": audited, **findings.as_record()}
+        if audited is None:
+            checked = _audit_before(folder, measured) or checked
         result = record(run_id, stored, plan, loaded, outcomes, measured, further, checked, started)
         if curve is not None:
             result["eot_curve"] = curve.as_record()
@@ -215,6 +217,16 @@ def _made(folder: Path) -> tuple[Curve | None, Outcomes, str]:
     before = read_json(folder / "record.json")
     curve = Curve.from_record(before["eot_curve"]) if "eot_curve" in before else None
     return curve, Outcomes.load(folder / "outcomes.npz"), before["started"]
+
+
+def _audit_before(folder: Path, measured: Mapping[str, Accuracy]) -> dict[str, Any] | None:
+    """The complete audit of this run when it was made before and came to the same accuracies."""
+    if not (folder / "record.json").exists():
+        return None
+    before = read_json(folder / "record.json")
+    same = before["accuracy"] == {name: asdict(value) for name, value in measured.items()}
+    kept: dict[str, Any] | None = before["audit"] if same and before["audit"]["complete"] else None
+    return kept
 
 
 def _run_id(stored: Mapping[str, Any], plan: Plan, loaded: LoadedModel) -> str:
@@ -297,7 +309,7 @@ def run_all(config: RunConfig, audited: str | None = None) -> list[Result]:
 
 
 def _ensemble(results: list[Result], plan: Plan) -> Result:
-    """The row that is never better than any of ``results``."""
+    """The row of the worst case of ``results``."""
     outcomes = [Outcomes.load(result.folder / "outcomes.npz") for result in results]
     key = headline(plan.goal)
     right = [correct(o.adversarial, o.labels, plan.goal)[key] for o in outcomes]

@@ -190,7 +190,8 @@ def paired_difference(
     of_difference += sum(_over_draws(left, batches)[0] for left in apart)
     of_first, of_second = (estimate(scored, groups, batches) for scored in (first, second))
     low, high = _newcombe(of_first, of_second, _correlation(variance_one, variance_two, of_difference))
-    plain = first.draws == second.draws == 1 and len(np.unique(group)) == len(group)
+    shared = "batch" in (first.draws_shared_by, second.draws_shared_by)
+    plain = first.draws == second.draws == 1 and not shared and len(np.unique(group)) == len(group)
     p_value = mcnemar(first.values > 0, second.values > 0) if plain else None
     return Difference(of_first.value - of_second.value, low, high, p_value)
 

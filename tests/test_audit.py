@@ -30,7 +30,7 @@ from robustbench_med.api.attack import Attack, Batch, Target
 from robustbench_med.api.dataset import Split
 from robustbench_med.api.model import FusionModel
 from robustbench_med.audit import SOUND, UNAUDITED, AuditConfig, Bench, Other, Thresholds, audit
-from robustbench_med.audit.by_attacks import _lead, silent_success
+from robustbench_med.audit.by_attacks import _lead, silent_success, unbounded
 from robustbench_med.audit.of_model import gradients
 from robustbench_med.cli import main
 from robustbench_med.evaluation import evaluate
@@ -42,6 +42,7 @@ QUICK = (
     "batch statistics",
     "hashed noise",
     "quantised pixels",
+    "partial gradient",
     "reversed gradient",
     "shattered gradient",
     "thermometer code",
@@ -145,6 +146,57 @@ def test_a_blocked_modality_is_named_and_an_unseen_one_is_not(tmp_path: Path) ->
     assert [lacking(cls) for cls in (ConvNet, Unseeing, Blocked)] == [0, 0, 1]
 
 
+def test_a_masked_head_cannot_hide_behind_another(tmp_path: Path) -> None:
+    """The second head is always right by more, so that the nearest boundary is never its own."""
+
+    class Hidden(ConvNet):
+        def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            logits = super().forward(inputs)
+            rounded = super().forward({name: (x * 7).round() / 7 for name, x in inputs.items()})
+            return {"first": logits["first"], "second": 100 * rounded["second"]}
+
+    net = seeded(Hidden, CHANNELS, CLASSES)
+    split = labelled_by(net, random_split(20))
+    (present, *_) = gradients(bench_of(net, split, ATTACKS.get("pgd")(steps=2), tmp_path))
+    assert not present.passed
+    assert present.evidence.startswith("second")
+
+
+def test_nothing_is_unbounded_while_another_image_stays(tmp_path: Path) -> None:
+    """Only "a" may change, and "b" alone gives the answer."""
+
+    class Late(ConvNet):
+        def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return super().forward({**inputs, "a": inputs["a"] * 0.01})
+
+    net = seeded(Late, CHANNELS, CLASSES)
+    attack = ATTACKS.get("pgd")(steps=5)
+    plan = plan_of(net, labelled_by(net, random_split(20)), attack, threat_of(a=0.1))
+    outcomes = evaluate(plan, tmp_path / "run", lambda _: None)
+    config = AuditConfig(others=(), strong=Other("unbounded", "pgd"))
+    bench = Bench(plan, outcomes, config, lambda *_: attack, tmp_path, lambda _: None, Thresholds())
+    (found,) = unbounded(bench)
+    assert found.numbers["robust"] > found.numbers["constant"] + 0.2
+    assert found.passed
+
+
+def test_parts_of_an_audit_of_another_size_are_not_read(tmp_path: Path) -> None:
+    net = seeded(ConvNet, CHANNELS, CLASSES)
+    split, attack = labelled_by(net, random_split(20)), ATTACKS.get("fgsm")()
+    bench = bench_of(net, split, attack, tmp_path)
+    small = Bench(
+        bench.plan,
+        bench.outcomes,
+        replace(bench.config, samples=5),
+        bench.make,
+        tmp_path,
+        print,
+        Thresholds(),
+    )
+    assert small.under("again", attack=attack).shape == (1, 5)
+    assert bench.under("again", attack=attack).shape == (1, 20)
+
+
 def test_prolonged_multiplies_steps_and_nothing_else() -> None:
     whole = ATTACKS.get("autoattack")
     assert whole(version="rand").prolonged(4) == whole(version="rand", steps=400)
@@ -173,7 +225,7 @@ def test_a_lead_is_certain_only_beyond_chance() -> None:
 def test_every_run_makes_the_cheap_checks(weights: dict[str, Path], tmp_path: Path) -> None:
     config = RunConfig("concat", "fgsm", weights=str(weights["concat"]), samples=4, out=str(tmp_path))
     found = run(config).record["audit"]
-    checks = {"finite", "logits", "repeatable", "gradients", "uphill", "steady"}
+    checks = {"finite", "logits", "repeatable", "gradients", "faithful", "uphill", "steady"}
     assert {f["check"] for f in found["findings"]} == checks
     assert not found["complete"]
     failed = [f["check"] for f in found["findings"] if not f["passed"]]

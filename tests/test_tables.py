@@ -234,11 +234,15 @@ def test_only_what_is_sound_is_ranked() -> None:
         line("weak", 0.2, epsilon="2/255", run="smaller"),
         line("late", 0.2, "unaudited"),
         line("late", 0.2),  # the same run, audited since
+        line("soft", 0.5),
+        line("soft", 0.45, "unaudited"),  # a better upper bound, whatever its verdict
     ]
     first, second = boards(rows)
     ranked = [(row["model"], row["robust"]) for row in first.ranked]
     assert ranked == [("strong", "0.3"), ("late", "0.2"), ("weak", "0.1")]
-    assert [row["model"] for row in first.others] == ["boast", "new"]
+    others = [(row["model"], row["verdict"]) for row in first.others]
+    assert others[:3] == [("boast", "together"), ("new", "unaudited"), ("soft", "unaudited")]
+    assert others[3:] == [("soft", "refuted: x leaves less")]
     assert [row["model"] for row in second.ranked] == ["weak"]
 
 

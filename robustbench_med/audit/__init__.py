@@ -12,8 +12,6 @@ import time
 
 from robustbench_med.api.errors import UserError
 from robustbench_med.audit.bench import (
-    SOUND,
-    UNAUDITED,
     Audit,
     AuditConfig,
     Bench,
@@ -33,6 +31,7 @@ from robustbench_med.audit.by_attacks import (
     unbounded,
 )
 from robustbench_med.audit.of_model import finite_outputs, gradients, logits_not_probabilities, repeatable
+from robustbench_med.reporting.record import SOUND, UNAUDITED
 
 __all__ = [
     "CHEAP_SAMPLES",

@@ -14,14 +14,11 @@ from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Evaluation, Passes, Target
 from robustbench_med.api.fields import STRICT
-from robustbench_med.api.objective import Loss
+from robustbench_med.api.objective import Goal, Loss
 from robustbench_med.api.seeding import derive
 from robustbench_med.evaluation import Outcomes, Plan, evaluate, load_batch
 from robustbench_med.files import sha256_json
-from robustbench_med.reporting.record import correct, headline
-
-SOUND = "sound"
-UNAUDITED = "unaudited"
+from robustbench_med.reporting.record import SOUND, UNAUDITED, correct, headline
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,9 @@ class Thresholds:
             float32 a cross-entropy must be right by some 100 logits for that.
         zero_entries: share of a gradient's entries that are exactly zero. Backgrounds and dead units give
             a sound network many; steps in front of the whole image give nearly all.
+        faithful: share of the margin's changes along random directions that the gradient explains, on all
+            but the worst quarter of the samples. All but rounding and kinks in a sound network (0.99 and
+            more); 0.8 where an eighth of the pixels is left out.
         uphill: share of samples on which a small step along the gradient raises the margin. What is
             differentiable rises to first order; plateaus and shattered gradients do not (Athalye et al.
             2018, section 3).
@@ -57,6 +57,7 @@ class Thresholds:
 
     zero_gradients: float = 0.0
     zero_entries: float = 0.98
+    faithful: float = 0.95
     uphill: float = 0.9
     small_step: float = 0.05
     unsteady: float = 0.1
@@ -179,7 +180,8 @@ class Bench:
         plan = replace(self.plan, **changes)
         self.announce(title)
         attack = {"class": type(plan.attack).__name__, **asdict(plan.attack)}  # type: ignore[call-overload]
-        key = sha256_json([attack, asdict(plan.threat), plan.eot, plan.goal.head])[:12]
+        samples = plan.split.fingerprint  # audits of other sizes may have left parts here
+        key = sha256_json([attack, asdict(plan.threat), plan.eot, plan.goal.head, samples])[:12]
         outcomes = evaluate(plan, self.folder / key, lambda _: None)
         self.passes.forward += outcomes.forward
         self.passes.backward += outcomes.backward
@@ -196,9 +198,11 @@ class Bench:
         seed = derive(plan.seed, "audit")
         return Target(plan.model, plan.threat, plan.goal, plan.eot, seed, self.passes, plan.batch_size)
 
-    def look(self, inputs: Mapping[str, Tensor], loss: Loss, gradient: bool = True) -> Evaluation:
-        """Loss and gradient, on the same draws every time."""
-        target = replace(self.target(), raw_gradients=True)
+    def look(
+        self, inputs: Mapping[str, Tensor], loss: Loss, gradient: bool = True, goal: Goal | None = None
+    ) -> Evaluation:
+        """Loss and gradient, on the same draws every time; of the run's goal, or of another."""
+        target = replace(self.target(), raw_gradients=True, goal=goal or self.plan.goal)
         return target.evaluate(inputs, self.batch.labels, loss, gradient)
 
 

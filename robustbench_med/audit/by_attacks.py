@@ -25,21 +25,31 @@ INSIDE = 1e-5  # how far from ball and box, in units of the pixel range, roundin
 
 
 def unbounded(bench: Bench) -> Iterator[Finding]:
-    """With any image allowed, no model can be better than one that gives a constant answer."""
+    """With any image allowed, no model can be better than one that gives a constant answer.
+
+    Unless it sees an image that is not attacked.
+    """
     plan, strong = bench.plan, bench.config.strong
-    budgets = {name: _whole_range(bench.batch, name, b) for name, b in plan.threat.budgets.items()}
+    budgets = {name: _whole_range(bench, name, b) for name, b in plan.threat.budgets.items()}
     threat = ThreatModel(budgets, plan.threat.joint)
     right = bench.under("unbounded", attack=bench.make(strong.attack, strong.options), threat=threat)
     reached, constant = float(right.mean()), _constant_answer(bench)
     slack = ONE_SIDED * math.sqrt(max(constant * (1 - constant), 0.01) / right.shape[1])
     said = f"{percent(reached)} right when every pixel may change; a constant answer gets {percent(constant)}"
-    yield Finding("unbounded", reached <= constant + slack, said, {"robust": reached, "constant": constant})
+    whole = set(budgets) == set(plan.model.channels)
+    passed = reached <= constant + slack or not whole
+    if not whole:
+        said += "; other images are not attacked"
+    yield Finding("unbounded", passed, said, {"robust": reached, "constant": constant})
 
 
-def _whole_range(batch: Batch, name: str, budget: Budget) -> Budget:
-    """A radius within which every image of the box lies."""
-    pixels = batch.inputs[name].shape[1:].numel()
-    return replace(budget, epsilon=1.0 if budget.norm == "linf" else math.sqrt(pixels))
+def _whole_range(bench: Bench, name: str, budget: Budget) -> Budget:
+    """A radius within which every image of the box lies; in a joint ball, all of them together."""
+    if budget.norm == "linf":
+        return replace(budget, epsilon=1.0)
+    names = bench.plan.threat.budgets if bench.plan.threat.joint else [name]
+    pixels = sum(bench.batch.inputs[each].shape[1:].numel() for each in names)
+    return replace(budget, epsilon=math.sqrt(pixels))
 
 
 def _constant_answer(bench: Bench) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,9 +12,12 @@ from torch import Tensor
 
 from robustbench_med.api.attack import Evaluation, take
 from robustbench_med.api.errors import UserError
-from robustbench_med.api.objective import LOSSES, cross_entropy, margin
-from robustbench_med.api.seeding import derive
+from robustbench_med.api.objective import LOSSES, Goal, cross_entropy, margin
+from robustbench_med.api.seeding import derive, generator
 from robustbench_med.audit.bench import Bench, Finding, percent
+
+DIRECTIONS = 8  # along which gradients are checked
+PROBE = 2e-4  # how far to both sides, in units of the pixel range: float32 still resolves the difference
 
 
 def finite_outputs(bench: Bench) -> Iterator[Finding]:
@@ -69,34 +73,48 @@ def _change(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
 
 
 def gradients(bench: Bench) -> Iterator[Finding]:
-    """Gradients exist, are finite, are not zero, and are of use, at a random point of the ball.
+    """Gradients exist, are finite, are not zero, are true, and are of use, at a random point of the ball.
 
     At the clean point itself a random start would start no attack; masking shows anywhere. They are those
-    of the loss that the run's attack climbs, if it names one.
+    of the loss that the run's attack climbs, if it names one. Where any head may fall, each is looked at by
+    itself: a head that an attack on all of them never follows may be the one that is masked.
     """
+    goals = bench.plan.goal.alone(list(bench.plan.model.classes))
+    each = {goal.head: list(_of_goal(bench, goal)) for goal in goals}
+    for check in dict.fromkeys(f.check for found in each.values() for f in found):
+        heads = {head: f for head, found in each.items() for f in found if f.check == check}
+        failed = [head for head, f in heads.items() if not f.passed]
+        shown = failed[0] if failed else next(iter(heads))
+        said = heads[shown].evidence if len(goals) == 1 else f"{shown}: {heads[shown].evidence}"
+        yield replace(heads[shown], evidence=said)
+
+
+def _of_goal(bench: Bench, goal: Goal) -> Iterator[Finding]:
     batch, threat = bench.batch, bench.plan.threat
     start = threat.random_start(batch.inputs, batch.ids, derive(bench.plan.seed, "audit"))
     climbed = LOSSES.get(getattr(bench.plan.attack, "loss", ""), cross_entropy)
     try:
-        seen, steep = bench.look(start, climbed), bench.look(start, margin)
+        seen, steep = (bench.look(start, loss, goal=goal) for loss in (climbed, margin))
     except UserError as error:
-        yield Finding("gradients", False, str(error))
+        blind = not any(_matters(bench, start, name, goal).any() for name in threat.budgets)
+        yield Finding("gradients", blind, "no attacked image changes its logits" if blind else str(error))
         return
-    found = _present(bench, start, seen)
+    found = _present(bench, start, seen, goal)
     yield found
     if found.numbers["not_finite"] == 0:
-        yield _uphill(bench, start, steep)
-        yield _steady(bench, start, steep)
+        yield _faithful(bench, start, steep, goal)
+        yield _uphill(bench, start, steep, goal)
+        yield _steady(bench, start, steep, goal)
 
 
-def _present(bench: Bench, start: Mapping[str, Tensor], seen: Evaluation) -> Finding:
+def _present(bench: Bench, start: Mapping[str, Tensor], seen: Evaluation, goal: Goal) -> Finding:
     limits, parts = bench.thresholds, {name: g.flatten(1) for name, g in seen.gradients.items()}
     flat = torch.cat(list(parts.values()), 1)
     none = (flat == 0).all(1)
     for name, part in parts.items():
         zero = (part == 0).all(1)
         if zero.any():  # a head need not see every image; what it sees must have a gradient
-            none |= zero & _matters(bench, start, name)
+            none |= zero & _matters(bench, start, name, goal)
     missing, entries = float(none.float().mean()), float((flat == 0).float().mean())
     wrong = float((~torch.isfinite(flat)).any(1).float().mean())
     numbers = {"zero": missing, "zero_entries": entries, "not_finite": wrong}
@@ -105,37 +123,75 @@ def _present(bench: Bench, start: Mapping[str, Tensor], seen: Evaluation) -> Fin
     return Finding("gradients", passed, f"{said}; {percent(entries)} of all entries are 0", numbers)
 
 
-def _matters(bench: Bench, start: Mapping[str, Tensor], name: str) -> Tensor:
-    """Whether another image in the place of this modality's changes any logit, bool (B,)."""
+def _matters(bench: Bench, start: Mapping[str, Tensor], name: str, goal: Goal) -> Tensor:
+    """Whether another image in the place of this modality's changes any logit of the goal, bool (B,)."""
     box = bench.plan.threat.budgets[name]
     other = {**start, name: box.low + box.high - start[name]}
     one, two = (bench.target().scores(inputs) for inputs in (start, other))
-    return torch.stack([(one[task] != two[task]).any(1) for task in one]).any(0)
+    heads = one if goal.head in ("any", "all") else [goal.head]
+    return torch.stack([(one[head] != two[head]).any(1) for head in heads]).any(0)
 
 
-def _uphill(bench: Bench, start: Mapping[str, Tensor], seen: Evaluation) -> Finding:
+def _faithful(bench: Bench, start: Mapping[str, Tensor], seen: Evaluation, goal: Goal) -> Finding:
+    """Gradients against central differences of the margin along random directions, as in a gradient check.
+
+    Rounding, a wrong backward pass, or steps that only some pixels take part in leave a gradient that
+    still points uphill, but not where the attack would have to go.
+    """
+    model = bench.plan.model
+    if any(getattr(layer, "straight_through", False) for layer in model.modules()):
+        return Finding("faithful", True, "not asked: gradients are straight-through by declaration")
+    if any(weights.dtype in (torch.float16, torch.bfloat16) for weights in model.parameters()):
+        return Finding("faithful", True, "not asked: half precision does not resolve small steps")
+    apart, size = torch.zeros_like(seen.loss), torch.zeros_like(seen.loss)
+    for number in range(DIRECTIONS):
+        step = _direction(bench, start, number)
+        ends = [{**start, **{n: start[n] + way * d for n, d in step.items()}} for way in (PROBE, -PROBE)]
+        above, below = (bench.look(end, margin, False, goal).loss for end in ends)
+        measured = (above - below) / (2 * PROBE)
+        parts = [(seen.gradients[n] * d).flatten(1).sum(1) for n, d in step.items()]
+        apart += (measured - torch.stack(parts).sum(0)).square()
+        size += measured.square()
+    # A kink beside the one or other sample says nothing; a quarter of all is no accident.
+    each = torch.where(apart > 0, 1 - apart / size, 1.0).clamp_min(0)
+    truth = float(each.quantile(0.25))
+    said = f"on three samples in four it explains {percent(truth)} of the changes along random directions"
+    return Finding("faithful", truth >= bench.thresholds.faithful, said, {"explained": truth})
+
+
+def _direction(bench: Bench, start: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+    """A random sign for every attacked pixel; 0 where the box leaves no room to both sides."""
+    stream, out = generator(bench.plan.seed, "audit", "direction", number), {}
+    for name, box in bench.plan.threat.budgets.items():
+        x = start[name]
+        sign = torch.randint(0, 2, x.shape[1:], generator=stream).to(x) * 2 - 1
+        out[name] = sign * ((x - PROBE >= box.low) & (x + PROBE <= box.high))
+    return out
+
+
+def _uphill(bench: Bench, start: Mapping[str, Tensor], seen: Evaluation, goal: Goal) -> Finding:
     share = bench.thresholds.small_step
-    uphill = float((_rise(bench, start, seen, share) > 0).float().mean())
+    uphill = float((_rise(bench, start, seen, share, goal) > 0).float().mean())
     said = f"a step of {share:g} epsilon along the gradient raises the margin of {percent(uphill)}"
     return Finding("uphill", uphill >= bench.thresholds.uphill, said, {"uphill": uphill})
 
 
-def _steady(bench: Bench, start: Mapping[str, Tensor], seen: Evaluation) -> Finding:
+def _steady(bench: Bench, start: Mapping[str, Tensor], seen: Evaluation, goal: Goal) -> Finding:
     """Only what stands counts: a broken sample makes no claim, and far from a boundary all is curved."""
     half, batch = bench.plan.threat.scaled(0.5), bench.batch
     moved = half.random_start(start, batch.ids, derive(bench.plan.seed, "audit", "step"))
-    by_chance = (bench.look(moved, margin, gradient=False).loss - seen.loss).abs()
+    by_chance = (bench.look(moved, margin, gradient=False, goal=goal).loss - seen.loss).abs()
     stands = torch.from_numpy(bench.right.mean(0) > 0.5).to(by_chance.device)
-    unsteady = float((stands & (by_chance >= _rise(bench, start, seen, 0.5))).float().mean())
+    unsteady = float((stands & (by_chance >= _rise(bench, start, seen, 0.5, goal))).float().mean())
     said = f"for {percent(unsteady)} a random step of 0.5 epsilon does as much as one along the gradient"
     return Finding("steady", unsteady <= bench.thresholds.unsteady, said, {"unsteady": unsteady})
 
 
-def _rise(bench: Bench, start: Mapping[str, Tensor], seen: Evaluation, share: float) -> Tensor:
+def _rise(bench: Bench, start: Mapping[str, Tensor], seen: Evaluation, share: float, goal: Goal) -> Tensor:
     """By how much a step of ``share`` of epsilon along the gradient of ``seen`` raises the margin, (B,)."""
     threat = bench.plan.threat
     steps = {name: share * budget.epsilon for name, budget in threat.budgets.items()}
     with torch.no_grad():
         moved = threat.ascend(start, seen.gradients, steps)
         moved |= {name: moved[name].clamp(b.low, b.high) for name, b in threat.budgets.items()}
-    return bench.look(moved, margin, gradient=False).loss - seen.loss
+    return bench.look(moved, margin, gradient=False, goal=goal).loss - seen.loss

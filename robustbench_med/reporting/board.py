@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from robustbench_med.audit import SOUND
+from robustbench_med.reporting.record import SOUND
 
 THREAT = ("dataset", "dataset_fingerprint", "epsilon", "norm", "goal")
 NET = ("model", "weights_sha256")
+REFUTES = 0.02  # a number further off than this is no longer the one that is reported (see the audit)
 Line = Mapping[str, str]
 
 
@@ -21,7 +22,8 @@ class Board:
 
     Attributes:
         ranked: of each net the sound row with the lowest robust accuracy, the most robust net first.
-        others: rows whose verdict is not "sound".
+        others: rows whose verdict is not "sound", and sound ones that another row of the same net refutes:
+            a lower robust accuracy on the same samples is the better upper bound, whatever its verdict.
     """
 
     title: str
@@ -39,16 +41,26 @@ def boards(rows: Sequence[Line]) -> list[Board]:
 
 def _board(lines: Sequence[Line]) -> Board:
     first = lines[0]
-    lowest: dict[tuple[str, ...], Line] = {}
-    for row in lines:
-        net = tuple(row[name] for name in NET)
-        if row["verdict"] == SOUND and (net not in lowest or _robust(row) < _robust(lowest[net])):
-            lowest[net] = row
     title = (
         f"{first['dataset']}, {first['samples']} samples, epsilon {first['epsilon']}, goal {first['goal']}"
     )
-    others = tuple(row for row in lines if row["verdict"] != SOUND)
-    return Board(title, tuple(sorted(lowest.values(), key=_robust, reverse=True)), others)
+    nets = list(dict.fromkeys(_net(row) for row in lines))
+    lowest = {net: min((row for row in lines if _net(row) == net), key=_robust) for net in nets}
+    sound: dict[tuple[str, ...], Line] = {}
+    others = [row for row in lines if row["verdict"] != SOUND]
+    for row in sorted((row for row in lines if row["verdict"] == SOUND), key=_robust):
+        sound.setdefault(_net(row), row)
+    refuted = {
+        net: lowest[net] for net, row in sound.items() if _robust(row) - _robust(lowest[net]) > REFUTES
+    }
+    for net, least in refuted.items():
+        verdict = f"refuted: {least['attack'].partition(' (')[0]} leaves less"
+        others.append({**sound.pop(net), "verdict": verdict})
+    return Board(title, tuple(sorted(sound.values(), key=_robust, reverse=True)), tuple(others))
+
+
+def _net(row: Line) -> tuple[str, ...]:
+    return tuple(row[name] for name in NET)
 
 
 def _robust(row: Line) -> float:

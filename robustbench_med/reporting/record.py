@@ -19,6 +19,8 @@ from robustbench_med.models.zoo import LoadedModel, card_model, multiply_accumul
 from robustbench_med.statistics import Estimate, Scored
 from robustbench_med.versions import versions
 
+SOUND = "sound"
+UNAUDITED = "unaudited"
 ANY = "any head"
 ALL = "all heads"
 
@@ -196,6 +198,14 @@ def ensemble_record(
         "members": [m["run"] for m in members],
         "accuracy": {name: asdict(value) for name, value in measured.items()},
         **further,
-        "audit": {"verdict": ", ".join(sorted({m["audit"]["verdict"] for m in members})), "findings": []},
+        "audit": {"verdict": _verdict([m["audit"]["verdict"] for m in members]), "findings": []},
         "cost": {key: round(sum(m["cost"][key] for m in members), 3) for key in first["cost"]},
     }
+
+
+def _verdict(members: Sequence[str]) -> str:
+    """Of a worst case: it is at least as low as the member that is trusted most."""
+    for best in (SOUND, UNAUDITED):
+        if best in members:
+            return best
+    return ", ".join(dict.fromkeys(check for verdict in members for check in verdict.split(", ")))
