@@ -256,7 +256,11 @@ def test_a_finished_run_is_audited_without_another_attack(
     for kept in ("run", "accuracy", "eot_curve", "cost", "started"):
         assert second.record[kept] == first.record[kept]
     assert {f["check"] for f in second.record["audit"]["findings"]} >= {"EOT", "more steps", "unbounded"}
-    rows = leaderboard.read(tmp_path / "leaderboard.csv")
+    monkeypatch.undo()
+    third = run(config).record["audit"]
+    assert third["complete"], "a run made again lost its audit"
+    assert third["verdict"] == second.record["audit"]["verdict"]
+    rows = leaderboard.read(tmp_path / "leaderboard.csv")[:2]
     assert [row["run"] for row in rows] == [first.record["run"]] * 2
     assert len(boards(rows)[0].ranked) + len(boards(rows)[0].others) == 1
 

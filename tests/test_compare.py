@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,42 @@ def test_pairs_know_more_than_two_samples(tmp_path: Path) -> None:
 
 def test_another_attack_is_no_regression(tmp_path: Path) -> None:
     runs = write_run(tmp_path / "a", standing(0.5)), write_run(tmp_path / "b", standing(0.5), "fgsm")
-    assert "attacks differ" in compare(*runs).complaints[0]
+    assert "attacks differ" in compare(runs[0], runs[1]).complaints[0]
+
+
+def changed(run: Path, **sections: dict[str, Any]) -> Path:
+    """The run with other entries in its record."""
+    record = json.loads((run / "record.json").read_text())
+    merged = {name: record.get(name, {}) | entries for name, entries in sections.items()}
+    (run / "record.json").write_text(json.dumps(record | merged))
+    return run
+
+
+def test_a_failed_audit_fails_the_gate(tmp_path: Path) -> None:
+    old, new = (write_run(tmp_path / n, standing(0.5)) for n in ("old", "new"))
+    assert compare(old, changed(new, audit={"verdict": "sound"})).complaints == ()
+    assert "failed: transfer" in compare(old, changed(new, audit={"verdict": "transfer"})).complaints[0]
+
+
+def test_draws_that_auto_settled_on_are_no_other_attack(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / n, standing(0.5)) for n in ("old", "new")]
+    for run, settled in zip(runs, (2, 4), strict=True):
+        changed(run, attack={"eot": settled}, config={"eot": "auto"})
+    assert compare(runs[0], runs[1]).complaints == ()
+    for run, given in zip(runs, (2, 4), strict=True):
+        changed(run, config={"eot": given})
+    assert "attacks differ" in compare(runs[0], runs[1]).complaints[0]
+
+
+def test_shared_draws_need_the_same_batches(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / n, standing(0.5)) for n in ("old", "new")]
+    for run in runs:
+        changed(run, model={"draws_shared_by": "batch"})
+    assert compare(runs[0], runs[1]).robust.p_value is None  # one draw moves all samples together
+    outcomes = Outcomes.load(runs[1] / "outcomes.npz")
+    replace(outcomes, batches=np.arange(SAMPLES) // 100).save(runs[1] / "outcomes.npz")
+    with pytest.raises(UserError, match="one --batch-size"):
+        compare(runs[0], runs[1])
 
 
 def test_what_cannot_be_compared(tmp_path: Path, robmed: Robmed) -> None:
