@@ -47,8 +47,7 @@ class Capability:
         wanders: leaves the Linf ball on its way (minimum-norm attacks, added noise), so that an
             index channel would be lost.
         classes: fewest classes that do not crash it.
-        averages: takes the mean gradient over as many EOT draws as it is told. (Its own decisions may still
-            come from single draws.)
+        averages: takes the mean gradient over as many EOT draws as it is told, and decides nothing by one.
     """
 
     name: str

@@ -169,8 +169,8 @@ class Target:
     def no_gradient(self) -> UserError:
         """The error where nothing leads from the loss back to the attacked images."""
         return UserError(
-            f"the loss has no gradient with respect to {', '.join(self.threat.budgets)}: the model blocks it "
-            "or the attacked head does not see these modalities; choose an attack without gradients"
+            f"the loss has no gradient with respect to {', '.join(self.threat.budgets)}: the model blocks "
+            "it, or the attacked head does not see these modalities; choose an attack without gradients"
         )
 
     def _gradients(self, losses: Tensor, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -48,11 +48,10 @@ class Thresholds:
             counts as weak, on top of chance. Weaker kinds of attack have no business being stronger at
             all (Carlini et al. 2019, section 4).
         refined: the same for attacks that cost more than the run's, which may well gain a little.
-            A number further off than this is no longer the one that is reported.
+            A number further off than this is no longer the one that is reported. So it is for samples
+            that an attack breaks on its way and hands back unbroken.
         together: by how much the best of all attacks, chosen for each sample, may be stronger than the
             run's. Every attack misses a few samples; one that misses many was not the worst case.
-        silent: share of samples that an attack may break on its way and hand back unbroken. It stands for
-            as much of the reported accuracy, so the bound is that of ``refined``.
     """
 
     zero_gradients: float = 0.0
@@ -65,7 +64,6 @@ class Thresholds:
     stronger: float = 0.002
     refined: float = 0.02
     together: float = 0.05
-    silent: float = 0.02
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -137,12 +136,12 @@ def silent_success(bench: Bench) -> Iterator[Finding]:
         if len(part) == 0:
             continue
         witness = Witness(bench.target(), part)
-        with witness.watching():
+        with plan.model.enclosed_by(witness):
             found = plan.attack.perturb(bench.target(), part)
         lost += int((witness.broken & ~witness.breaks(found)).sum())
     share = lost / len(bench.batch)
     said = f"{percent(share)} of samples are broken on the way but not in what the attack returns"
-    yield Finding("silent success", share <= bench.thresholds.silent, said, {"silent": share})
+    yield Finding("silent success", share <= bench.thresholds.refined, said, {"silent": share})
 
 
 class Witness(Wrapper):
@@ -164,12 +163,6 @@ class Witness(Wrapper):
     @property
     def is_random(self) -> bool:
         return False
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """See the passes of the model while this lasts."""
-        with self.target.model.enclosed_by(self):
-            yield
 
     def forward(self, model: Forward, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         logits = model(inputs)

@@ -79,8 +79,10 @@ def gradients(bench: Bench) -> Iterator[Finding]:
     of the loss that the run's attack climbs, if it names one. Where any head may fall, each is looked at by
     itself: a head that an attack on all of them never follows may be the one that is masked.
     """
-    goals = bench.plan.goal.alone(list(bench.plan.model.classes))
-    each = {goal.head: list(_of_goal(bench, goal)) for goal in goals}
+    batch, plan = bench.batch, bench.plan
+    start = plan.threat.random_start(batch.inputs, batch.ids, derive(plan.seed, "audit"))
+    goals = plan.goal.alone(list(plan.model.classes))
+    each = {goal.head: list(_of_goal(bench, start, goal)) for goal in goals}
     for check in dict.fromkeys(f.check for found in each.values() for f in found):
         heads = {head: f for head, found in each.items() for f in found if f.check == check}
         failed = [head for head, f in heads.items() if not f.passed]
@@ -89,14 +91,12 @@ def gradients(bench: Bench) -> Iterator[Finding]:
         yield replace(heads[shown], evidence=said)
 
 
-def _of_goal(bench: Bench, goal: Goal) -> Iterator[Finding]:
-    batch, threat = bench.batch, bench.plan.threat
-    start = threat.random_start(batch.inputs, batch.ids, derive(bench.plan.seed, "audit"))
+def _of_goal(bench: Bench, start: Mapping[str, Tensor], goal: Goal) -> Iterator[Finding]:
     climbed = LOSSES.get(getattr(bench.plan.attack, "loss", ""), cross_entropy)
     try:
         seen, steep = (bench.look(start, loss, goal=goal) for loss in (climbed, margin))
     except UserError as error:
-        blind = not any(_matters(bench, start, name, goal).any() for name in threat.budgets)
+        blind = not any(_matters(bench, start, name, goal).any() for name in bench.plan.threat.budgets)
         yield Finding("gradients", blind, "no attacked image changes its logits" if blind else str(error))
         return
     found = _present(bench, start, seen, goal)
