@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_med.api.attack import Batch, Target
-from robustbench_med.api.errors import UserError
 from robustbench_med.api.objective import joint_labels, joint_logits
-from robustbench_med.api.seeding import derive
 from robustbench_med.api.threat import Budget, Norm
+from robustbench_med.util.errors import UserError
+from robustbench_med.util.seeding import derive
 
 # Index bits lie at 0 and 1 and are told apart at 0.5; the rest is room for rounding.
 MAX_INDEX_EPSILON = 0.49

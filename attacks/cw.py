@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Batch, Best, Target
-from robustbench_med.api.errors import UserError
 from robustbench_med.api.objective import margin
 from robustbench_med.attacks._space import Space
+from robustbench_med.util.errors import UserError
 
 # The range of the tanh is this share of the box wider than the box on either side, and cut off there.
 # The slope of the tanh at a pixel of exactly 0 or 1 is then not 0, and black backgrounds can move.

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target, remaining
-from robustbench_med.api.errors import UserError
 from robustbench_med.api.objective import difference, margin
 from robustbench_med.attacks._space import Space
+from robustbench_med.util.errors import UserError
 
 
 class Point(NamedTuple):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Batch, Best, Target
-from robustbench_med.api.errors import UserError
-from robustbench_med.api.fields import Fraction
 from robustbench_med.api.objective import loss_by_name
+from robustbench_med.util.errors import UserError
+from robustbench_med.util.fields import Fraction
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Batch, Target
-from robustbench_med.api.seeding import generator
+from robustbench_med.util.seeding import generator
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target, take
-from robustbench_med.api.errors import UserError
 from robustbench_med.api.objective import margin
-from robustbench_med.api.seeding import generator
 from robustbench_med.api.threat import Budget
+from robustbench_med.util.errors import UserError
+from robustbench_med.util.seeding import generator
 
 # After so many of 10,000 queries the share of changed pixels halves; other budgets scale this.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

@@ -10,8 +10,6 @@ from typing import Any, Literal
 from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Batch, Target
-from robustbench_med.api.errors import UserError
-from robustbench_med.api.fields import Fraction
 from robustbench_med.api.registry import unknown
 from robustbench_med.api.threat import Budget, Norm
 from robustbench_med.attacks._image import (
@@ -22,6 +20,8 @@ from robustbench_med.attacks._image import (
     image_size,
     square_fits,
 )
+from robustbench_med.util.errors import UserError
+from robustbench_med.util.fields import Fraction
 
 DRAWS = "eot_iter"
 # Of the classes that average gradients over draws, those that decide nothing by a single one.

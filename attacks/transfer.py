@@ -12,10 +12,10 @@ from torch import Tensor
 
 from robustbench_med import load_model
 from robustbench_med.api.attack import Attack, Batch, Target
-from robustbench_med.api.errors import UserError
 from robustbench_med.api.model import FusionModel
-from robustbench_med.api.seeding import derive
 from robustbench_med.attacks.apgd import APGD
+from robustbench_med.util.errors import UserError
+from robustbench_med.util.seeding import derive
 
 TWIN = "twin"
 

@@ -28,12 +28,12 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from robustbench_med import load_dataset, load_model
-from robustbench_med.adversary import ATTACKS
 from robustbench_med.api.attack import Batch, Passes, Target
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal
 from robustbench_med.api.threat import Budget, ThreatModel
-from robustbench_med.evaluation import load_batch
+from robustbench_med.evaluation.adversary import ATTACKS
+from robustbench_med.evaluation.batches import load_batch
 
 POINT = 0.01
 CHANCE = 0.05

@@ -23,16 +23,16 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from robustbench_med.adversary import make_attack
-from robustbench_med.api.dataset import DatasetInfo, Modality, Split, Task
+from robustbench_med.api.data import DatasetInfo, Modality, Split, Task
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal
 from robustbench_med.api.randomness import RandomLayer
 from robustbench_med.api.threat import Budget, ThreatModel
 from robustbench_med.audit import SOUND, Audit, AuditConfig, Bench, Thresholds, audit
-from robustbench_med.config import build, find, read_yaml
 from robustbench_med.defenses.randomized_smoothing import RandomizedSmoothing
-from robustbench_med.evaluation import Plan, evaluate
+from robustbench_med.evaluation.adversary import make_attack
+from robustbench_med.evaluation.batches import Plan, evaluate
+from robustbench_med.util.config import build, find, read_yaml
 
 SAMPLES = 100
 EPSILON = 0.06

@@ -21,14 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustbench_med.adversary import ATTACKS
 from robustbench_med.api.attack import Batch
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal
 from robustbench_med.api.threat import Budget, ThreatModel
 from robustbench_med.data.catalog import load_dataset
-from robustbench_med.evaluation import Outcomes, Plan, evaluate, load_batch
-from robustbench_med.models.zoo import build_model, model_config
+from robustbench_med.evaluation.adversary import ATTACKS
+from robustbench_med.evaluation.batches import Outcomes, Plan, evaluate, load_batch
+from robustbench_med.models.load import build_model, model_config
 
 LIMIT = 1.10
 MODELS = {"mail": 1, "robust-mail": 2}  # with the EOT draws of their attack

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustbench_med.api.defense import Defense
-from robustbench_med.api.errors import UserError
-from robustbench_med.api.layers import ChannelGate
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.randomness import RandomLayer
+from robustbench_med.models.layers import ChannelGate
+from robustbench_med.util.errors import UserError
 
 GATE_POWER = 3
 MAP_POWER = 5

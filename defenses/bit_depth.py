@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from robustbench_med.api.defense import Defense
-from robustbench_med.api.errors import UserError
-from robustbench_med.api.layers import straight_through
 from robustbench_med.api.model import FusionModel
+from robustbench_med.models.layers import straight_through
+from robustbench_med.util.errors import UserError
 
 
 @dataclass(frozen=True)

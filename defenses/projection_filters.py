@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from robustbench_med.api.defense import Defense
-from robustbench_med.api.errors import UserError
-from robustbench_med.api.layers import SameConv2d, conv2d_same, start_like_keras
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.randomness import RandomLayer
-from robustbench_med.api.seeding import derive
+from robustbench_med.models.layers import SameConv2d, conv2d_same, start_like_keras
+from robustbench_med.util.errors import UserError
+from robustbench_med.util.seeding import derive
 
 Layout = Literal["appended", "replaced"]
 Draw = Literal["forward", "frozen"]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from robustbench_med.api.defense import Defense
-from robustbench_med.api.errors import UserError
-from robustbench_med.api.fields import Fraction
 from robustbench_med.api.model import Forward, FusionModel, Wrapper
+from robustbench_med.util.errors import UserError
+from robustbench_med.util.fields import Fraction
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustbench_med.api.defense import Defense
-from robustbench_med.api.errors import UserError
-from robustbench_med.api.fields import Fraction
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.randomness import RandomLayer
+from robustbench_med.util.errors import UserError
+from robustbench_med.util.fields import Fraction
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from robustbench_med.files import read_json, replacing, write_json
 from robustbench_med.reporting.leaderboard import COLUMNS, row
-from robustbench_med.suite import Suite, run_suite
+from robustbench_med.studies.suite import Suite, run_suite
+from robustbench_med.util.files import read_json, replacing, write_json
 
 HERE = Path(__file__).parent
 SUITE = "robust-mail"

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustbench_med.data.catalog import load_dataset
-    from robustbench_med.pipeline import Result, RunConfig, load_model, run, run_all
+    from robustbench_med.studies.run import Result, RunConfig, load_model, run, run_all
 
 _HOMES = {
     "load_dataset": "robustbench_med.data.catalog",
-    "load_model": "robustbench_med.pipeline",
-    "run": "robustbench_med.pipeline",
-    "run_all": "robustbench_med.pipeline",
-    "Result": "robustbench_med.pipeline",
-    "RunConfig": "robustbench_med.pipeline",
+    "load_model": "robustbench_med.studies.run",
+    "run": "robustbench_med.studies.run",
+    "run_all": "robustbench_med.studies.run",
+    "Result": "robustbench_med.studies.run",
+    "RunConfig": "robustbench_med.studies.run",
 }
 
 __all__ = ["Result", "RunConfig", "load_dataset", "load_model", "run", "run_all"]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from robustbench_med.api.errors import UserError
+from robustbench_med.util.errors import UserError
 
 LISTS = ("models", "attacks", "defenses", "datasets", "recipes", "protocols", "suites")
 ATTACK_OPTIONS = ("steps", "step_size", "restarts", "loss", "keep", "random_start")
@@ -193,8 +193,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
-    from robustbench_med.pipeline import run_all
     from robustbench_med.reporting.table import show
+    from robustbench_med.studies.run import run_all
 
     console = _console()
     for result in run_all(_run_config(options), options.audit):
@@ -207,8 +207,8 @@ def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 def _curve(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
-    from robustbench_med.curve import epsilon_curve
     from robustbench_med.reporting.curve import show
+    from robustbench_med.studies.curve import epsilon_curve
 
     radii = [_radius(text, "--radii") for text in options.radii.split(",")] if options.radii else []
     if options.eps:
@@ -221,8 +221,8 @@ def _curve(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 def _modalities(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
-    from robustbench_med.modalities import modality_table
     from robustbench_med.reporting.modalities import show
+    from robustbench_med.studies.modalities import modality_table
 
     if options.modality:
         raise UserError("--modality: the table attacks each of them; drop the flag")
@@ -234,7 +234,7 @@ def _modalities(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 def _suite(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
-    from robustbench_med.suite import Suite, run_suite
+    from robustbench_med.studies.suite import Suite, run_suite
 
     suite = Suite.from_yaml(options.suite)
     console = _console()
@@ -246,8 +246,8 @@ def _suite(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 def _compare(options: argparse.Namespace, argv: Sequence[str]) -> int:
     del argv
-    from robustbench_med.compare import MARGIN, compare
     from robustbench_med.reporting.comparison import show
+    from robustbench_med.studies.compare import MARGIN, compare
 
     margin = _radius(options.margin, "--margin") if options.margin else MARGIN
     found = compare(options.baseline, options.new, margin)
@@ -266,8 +266,8 @@ def _board(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 
 def _run_config(options: argparse.Namespace) -> Any:
-    from robustbench_med.config import build, find, read_yaml, scalar
-    from robustbench_med.pipeline import RunConfig
+    from robustbench_med.studies.run import RunConfig
+    from robustbench_med.util.config import build, find, read_yaml, scalar
 
     values = read_yaml(find("protocol", "protocols", options.config)) if options.config else {}
     other = ("command", "config", "audit", "radii")
@@ -305,7 +305,7 @@ def _radii(text: str, flag: str = "--eps") -> float | dict[str, float]:
 
 
 def _radius(text: str, flag: str) -> float:
-    from robustbench_med.api.fields import fraction
+    from robustbench_med.util.fields import fraction
 
     try:
         return float(fraction(text.strip()))  # type: ignore[arg-type]
@@ -316,9 +316,9 @@ def _radius(text: str, flag: str) -> float:
 
 def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
-    from robustbench_med.certify import CertifyConfig, certify
-    from robustbench_med.config import build
     from robustbench_med.reporting.certificate import show
+    from robustbench_med.studies.certify import CertifyConfig, certify
+    from robustbench_med.util.config import build
 
     flags = {k: v for k, v in vars(options).items() if v is not None and k != "command"}
     flags["sigma"] = _radii(flags["sigma"], "--sigma")
@@ -332,7 +332,7 @@ def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 
 def _train(options: argparse.Namespace, argv: Sequence[str]) -> None:
-    from robustbench_med.training import train, train_config
+    from robustbench_med.training.train import train, train_config
 
     recipe = train_config(options.config)
     out = Path(options.out or f"weights/{recipe.dataset}")

@@ -16,7 +16,7 @@ from tiny import CHANNELS, CLASSES, ConvNet, batch_of, labelled_by, random_split
 
 from robustbench_med import cli
 from robustbench_med.api.attack import Batch
-from robustbench_med.api.dataset import Split
+from robustbench_med.api.data import Split
 from robustbench_med.api.model import FusionModel
 from robustbench_med.data.phantom import Phantom
 

@@ -16,8 +16,8 @@ from conftest import Robmed
 from safetensors.torch import load_file, save_file
 from tiny import random_split
 
-from robustbench_med.api.dataset import Split
-from robustbench_med.api.errors import UserError
+from robustbench_med.api.data import Split
+from robustbench_med.util.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +96,7 @@ def test_bad_flag(robmed: Robmed, concat: Path, changes: dict[str, object], comp
 
 
 def test_no_weights_at_hand(robmed: Robmed, concat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robustbench_med.models.zoo.weight_folders", lambda: [Path("weights")])
+    monkeypatch.setattr("robustbench_med.models.load.weight_folders", lambda: [Path("weights")])
     line = refused(robmed, *flags(concat, weights=None))
     assert "no weights of 'concat' on 'phantom' are at hand" in line
     assert not Path("out").exists()

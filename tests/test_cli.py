@@ -94,7 +94,7 @@ def test_ctrl_c(robmed: Robmed, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("robustbench_med.pipeline.run", interrupt)
+    monkeypatch.setattr("robustbench_med.studies.run.run", interrupt)
     code, lines = robmed("run", "--model", "concat", "--attack", "pgd")
     assert code == 130
     assert lines == ["robmed: interrupted; the same command goes on from here"]

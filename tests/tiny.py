@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,14 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustbench_med.api.attack import Attack, Batch, Passes, Target
-from robustbench_med.api.dataset import DatasetInfo, Modality, Split, Task
+from robustbench_med.api.data import DatasetInfo, Modality, Split, Task
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal
 from robustbench_med.api.randomness import RandomLayer
 from robustbench_med.api.registry import Registry
 from robustbench_med.api.threat import Budget, Norm, ThreatModel
-from robustbench_med.evaluation import Plan, load_batch
-from robustbench_med.models.zoo import ModelConfig, build_model, card_model, model_config, save_weights
+from robustbench_med.evaluation.batches import Plan, load_batch
+from robustbench_med.models.load import ModelConfig, build_model, card_model, model_config, save_weights
 
 ATTACKS: Registry[Callable[..., Attack]] = Registry("attack", "robustbench_med.attacks")
 SHAPES = {"a": (1, 6, 8), "b": (2, 4, 4)}
@@ -191,3 +192,34 @@ def write_model(folder: Path, name: str, info: DatasetInfo, **options: Any) -> P
     save_weights(build_model(config, info), path)
     path.with_suffix(".json").write_text(json.dumps({"model": card_model(config)}))
     return path
+
+
+def linear_case(
+    norm: Norm | Literal["joint"], samples: int = 60
+) -> tuple[FusionModel, Batch, Tensor, dict[str, float]]:
+    """A two-class linear model, its samples, and each one's exact margin at the worst point.
+
+    No sample is near the box, so the worst point of each ball is in closed form: the dual norm of
+    the weights on that modality times its radius is lost from the margin ("joint": the L2 norm of all
+    weights times the one radius). The radii are such that half of the samples fall.
+    """
+    split = random_split(samples, {"first": 2})
+    split = split_of({n: 0.3 + 0.5 * x for n, x in split.images.items()}, split.labels, {"first": 2})
+    model = seeded(Linear, SHAPES, {"first": 2})
+    batch = batch_of(labelled_by(model, split))
+    weight = model.get_submodule("heads.first").get_parameter("weight")
+    sizes = [int(np.prod(shape)) for shape in SHAPES.values()]
+    parts = dict(zip(SHAPES, torch.split(weight[1] - weight[0], sizes), strict=True))
+    dual = {name: part.norm(1 if norm == "linf" else 2).item() for name, part in parts.items()}
+    logits = model(batch.inputs)["first"]
+    margins = (logits[:, 1] - logits[:, 0]).abs()
+    if norm == "joint":
+        whole = math.hypot(*dual.values())
+        radius = margins.median().item() / whole
+        return model, batch, margins - radius * whole, {"a": radius, "b": radius}
+    radius = margins.median().item() / (dual["a"] + 3 * dual["b"])
+    epsilons = {"a": radius, "b": 3 * radius}
+    for name, part in parts.items():
+        moved = epsilons[name] * (1 if norm == "linf" else part.abs().max().item() / dual[name])
+        assert moved < 0.29, "the worst point lies outside the box"
+    return model, batch, margins - sum(epsilons[name] * dual[name] for name in dual), epsilons

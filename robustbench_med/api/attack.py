@@ -10,10 +10,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from robustbench_med.api.errors import UserError
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal, Loss, margin
 from robustbench_med.api.threat import ThreatModel
+from robustbench_med.util.errors import UserError
 
 LEAVING = 1 / 16  # share of a pass that must be done before the finished samples leave it
 

@@ -10,8 +10,8 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from robustbench_med.api.errors import UserError
 from robustbench_med.api.randomness import NoiseSource, RandomLayer
+from robustbench_med.util.errors import UserError
 
 Forward = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 """Modalities (B, C, H, W) to logits by task (B, K)."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
-from robustbench_med.api.errors import UserError
+from robustbench_med.util.errors import UserError
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robustbench_med.api.errors import UserError
-from robustbench_med.api.seeding import generator
+from robustbench_med.util.errors import UserError
+from robustbench_med.util.seeding import generator
 
 Norm = Literal["linf", "l2"]
 

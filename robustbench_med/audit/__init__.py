@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 
-from robustbench_med.api.errors import UserError
 from robustbench_med.audit.bench import (
     Audit,
     AuditConfig,
@@ -32,6 +31,7 @@ from robustbench_med.audit.by_attacks import (
 )
 from robustbench_med.audit.of_model import finite_outputs, gradients, logits_not_probabilities, repeatable
 from robustbench_med.reporting.record import SOUND, UNAUDITED
+from robustbench_med.util.errors import UserError
 
 __all__ = [
     "CHEAP_SAMPLES",

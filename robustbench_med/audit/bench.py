@@ -13,12 +13,12 @@ from pydantic import ConfigDict
 from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Evaluation, Passes, Target
-from robustbench_med.api.fields import STRICT
 from robustbench_med.api.objective import Goal, Loss
-from robustbench_med.api.seeding import derive
-from robustbench_med.evaluation import Outcomes, Plan, evaluate, load_batch
-from robustbench_med.files import sha256_json
+from robustbench_med.evaluation.batches import Outcomes, Plan, evaluate, load_batch
 from robustbench_med.reporting.record import SOUND, UNAUDITED, correct, headline
+from robustbench_med.util.fields import STRICT
+from robustbench_med.util.files import sha256_json
+from robustbench_med.util.seeding import derive
 
 
 @dataclass(frozen=True)

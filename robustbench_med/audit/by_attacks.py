@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_med.api.attack import Batch, Target, take
-from robustbench_med.api.errors import UserError
 from robustbench_med.api.model import Forward, Wrapper
 from robustbench_med.api.threat import Budget, ThreatModel
 from robustbench_med.audit.bench import Bench, Finding, Other, percent
-from robustbench_med.eot import Curve
-from robustbench_med.evaluation import Plan
+from robustbench_med.audit.draws import Curve
+from robustbench_med.evaluation.batches import Plan
+from robustbench_med.util.errors import UserError
 
 ONE_SIDED = 1.6448536269514722  # normal quantile of 95 %
 INSIDE = 1e-5  # how far from ball and box, in units of the pixel range, rounding may put what lies inside

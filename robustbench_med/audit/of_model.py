@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_med.api.attack import Evaluation, take
-from robustbench_med.api.errors import UserError
 from robustbench_med.api.objective import LOSSES, Goal, cross_entropy, margin
-from robustbench_med.api.seeding import derive, generator
 from robustbench_med.audit.bench import Bench, Finding, percent
+from robustbench_med.util.errors import UserError
+from robustbench_med.util.seeding import derive, generator
 
 DIRECTIONS = 8  # along which gradients are checked
 PROBE = 2e-4  # how far to both sides, in units of the pixel range: float32 still resolves the difference

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from robustbench_med.api.dataset import SPLITS, DataSource, ImportReport, Split
-from robustbench_med.api.errors import UserError
+from robustbench_med.api.data import SPLITS, DataSource, ImportReport, Split
 from robustbench_med.api.registry import Registry
+from robustbench_med.util.errors import UserError
 
 SOURCES: Registry[type[DataSource]] = Registry("data set", "robustbench_med.datasets")
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from robustbench_med.api.dataset import DatasetInfo, Modality, Task
-from robustbench_med.api.errors import UserError
+from robustbench_med.api.data import DatasetInfo, Modality, Task
 from robustbench_med.data import splits, store
+from robustbench_med.util.errors import UserError
 
 LARGE_CLASSES = ("AKIEC", "BCC", "BKL", "MEL", "NV", "SCCKA")
 PUBLISHED_COUNTS: Mapping[str, int] = {

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from robustbench_med.api.dataset import SPLITS, DatasetInfo, Modality, Task
-from robustbench_med.api.errors import UserError
+from robustbench_med.api.data import SPLITS, DatasetInfo, Modality, Task
 from robustbench_med.data import splits, store
+from robustbench_med.util.errors import UserError
 
 MRI_CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 MRI_PARTS = ("Testing", "Training")

@@ -31,8 +31,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_med.api.dataset import SPLITS, DatasetInfo, DataSource, Modality, Split, Task
-from robustbench_med.api.errors import UserError
+from robustbench_med.api.data import SPLITS, DatasetInfo, DataSource, Modality, Split, Task
+from robustbench_med.util.errors import UserError
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -30,10 +30,10 @@ from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import Progress
 
-from robustbench_med.api.dataset import SPLITS, DatasetInfo, DataSource, ImportReport, Modality, Split
-from robustbench_med.api.errors import UserError
+from robustbench_med.api.data import SPLITS, DatasetInfo, DataSource, ImportReport, Modality, Split
 from robustbench_med.data.splits import manifest_hash
-from robustbench_med.files import read_json, require_writable, write_json, write_text
+from robustbench_med.util.errors import UserError
+from robustbench_med.util.files import read_json, require_writable, write_json, write_text
 
 FORMAT_VERSION = 1
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")

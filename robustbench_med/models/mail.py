@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustbench_med.api.errors import UserError
-from robustbench_med.api.layers import (
+from robustbench_med.api.model import FusionModel
+from robustbench_med.models.layers import (
     ChannelGate,
     Dropout,
     SameConv2d,
@@ -28,7 +28,7 @@ from robustbench_med.api.layers import (
     channel_shuffle,
     start_like_keras,
 )
-from robustbench_med.api.model import FusionModel
+from robustbench_med.util.errors import UserError
 
 FULL_WIDTHS = (64, 128, 256, 512)
 GROUPS = 16

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from robustbench_med.compare import Comparison
-from robustbench_med.statistics import Difference
+from robustbench_med.measure.statistics import Difference
+from robustbench_med.studies.compare import Comparison
 
 
 def show(found: Comparison, console: Console, gate: bool) -> None:

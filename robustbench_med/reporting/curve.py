@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from robustbench_med.api.threat import Norm
-from robustbench_med.files import replacing
 from robustbench_med.reporting.figures import pyplot
 from robustbench_med.reporting.leaderboard import radius
 from robustbench_med.reporting.table import percent
+from robustbench_med.util.files import replacing
 
 if TYPE_CHECKING:
-    from robustbench_med.curve import EpsilonCurve
+    from robustbench_med.studies.curve import EpsilonCurve
 
 
 def draw(curve: EpsilonCurve, path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from robustbench_med.api.errors import UserError
-from robustbench_med.files import replacing
+from robustbench_med.util.errors import UserError
+from robustbench_med.util.files import replacing
 
 COLUMNS = (
     "dataset",

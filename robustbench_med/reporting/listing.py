@@ -6,12 +6,12 @@ import inspect
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
-from robustbench_med.adversary import ATTACKS
-from robustbench_med.api.errors import UserError
 from robustbench_med.api.registry import Registry, provider
-from robustbench_med.config import shipped
 from robustbench_med.data.catalog import SOURCES
-from robustbench_med.models.zoo import ARCHITECTURES, DEFENSES, model_config, trained_model, weight_folders
+from robustbench_med.evaluation.adversary import ATTACKS
+from robustbench_med.models.load import ARCHITECTURES, DEFENSES, model_config, trained_model, weight_folders
+from robustbench_med.util.config import shipped
+from robustbench_med.util.errors import UserError
 
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from robustbench_med.modalities import ModalityTable, Row
 from robustbench_med.reporting.table import percent
+from robustbench_med.studies.modalities import ModalityTable, Row
 
 
 def show(found: ModalityTable, console: Console) -> None:

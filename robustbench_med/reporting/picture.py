@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_med.api.dataset import Task
-from robustbench_med.eot import Curve
-from robustbench_med.evaluation import Outcomes, Plan
-from robustbench_med.files import replacing
+from robustbench_med.api.data import Task
+from robustbench_med.audit.draws import Curve
+from robustbench_med.evaluation.batches import Outcomes, Plan
 from robustbench_med.reporting.figures import pyplot
 from robustbench_med.reporting.leaderboard import radius
+from robustbench_med.util.files import replacing
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 

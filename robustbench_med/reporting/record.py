@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_med import statistics
-from robustbench_med.api.dataset import Split
+from robustbench_med.api.data import Split
 from robustbench_med.api.objective import Goal
-from robustbench_med.evaluation import Outcomes, Plan
-from robustbench_med.files import sha256_json
-from robustbench_med.models.zoo import LoadedModel, card_model, multiply_accumulates
-from robustbench_med.statistics import Estimate, Scored
-from robustbench_med.versions import versions
+from robustbench_med.evaluation.batches import Outcomes, Plan
+from robustbench_med.measure import statistics
+from robustbench_med.measure.statistics import Estimate, Scored
+from robustbench_med.models.load import LoadedModel, card_model, multiply_accumulates
+from robustbench_med.util.files import sha256_json
+from robustbench_med.util.versions import versions
 
 SOUND = "sound"
 UNAUDITED = "unaudited"

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from robustbench_med.files import replacing
 from robustbench_med.reporting.figures import pyplot
 from robustbench_med.reporting.record import SOUND, UNAUDITED
+from robustbench_med.util.files import replacing
 
 Records = Mapping[tuple[str, str, str], Mapping[str, Any]]
 CLEAN, BARS = "#c9d1d9", ("#7aa6c2", "#b5403a", "#4d7c4d", "#8a6d3b")

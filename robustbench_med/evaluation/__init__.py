@@ -1,0 +1,1 @@
+"""From a config to the outcome of every sample: objects, batches, attack and scoring."""

@@ -1,0 +1,1 @@
+"""Outcomes to numbers: accuracies with intervals, metrics, comparisons. Knows no file."""

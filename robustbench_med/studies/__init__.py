@@ -1,0 +1,1 @@
+"""From a plan to files: one short function for each command."""

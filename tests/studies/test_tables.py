@@ -1,0 +1,254 @@
+"""Commands that take several runs: curve, modalities, suite and board."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Robmed
+from tiny import ATTACKS as REGISTERED
+from tiny import CHANNELS, CLASSES, ConvNet, labelled_by, plan_of, random_split, seeded, threat_of
+
+from robustbench_med.evaluation.batches import Outcomes
+from robustbench_med.measure.statistics import Estimate
+from robustbench_med.reporting.board import boards
+from robustbench_med.reporting.record import Accuracy
+from robustbench_med.studies import curve, modalities
+from robustbench_med.studies import run as pipeline
+from robustbench_med.studies.run import Result, RunConfig
+from robustbench_med.studies.suite import Entry, Suite, run_suite
+from robustbench_med.util.errors import UserError
+from robustbench_med.util.files import write_json
+
+
+def flags(weights: dict[str, Path], out: Path) -> tuple[object, ...]:
+    common = ("--model", "concat", "--attack", "fgsm", "--samples", 4, "--out", out)
+    return (*common, "--weights", weights["concat"])
+
+
+def test_curve_and_its_reuse(
+    robmed: Robmed, weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = ("curve", *flags(weights, tmp_path), "--radii", "1/255,4/255")
+    assert robmed(*call)[0] == 0
+    found = json.loads(next(tmp_path.glob("*-curve-*/curve.json")).read_text())
+    assert found["radii"] == pytest.approx([0, 1 / 255, 4 / 255])
+    assert len(found["runs"]) == 2
+    assert {"lesion", "side", "any head"} == set(found["accuracy"])
+    assert next(tmp_path.glob("*-curve-*/curve.png")).stat().st_size > 0
+    rows = (tmp_path / "leaderboard.csv").read_text().splitlines()
+    assert len(rows) == 3
+
+    def again(*_: object) -> None:
+        raise AssertionError("a finished run was made again")
+
+    monkeypatch.setattr(pipeline, "evaluate", again)
+    assert robmed(*call)[0] == 0
+    assert (tmp_path / "leaderboard.csv").read_text().splitlines() == rows
+    (tmp_path / "leaderboard.csv").unlink()  # as if a kill had come between record and row
+    assert robmed(*call)[0] == 0
+    assert (tmp_path / "leaderboard.csv").read_text().splitlines() == rows
+
+
+def fake_run(breaks_at: np.ndarray[Any, Any], folder: Path) -> Any:
+    """A run whose sample i is right below the radius ``breaks_at[i]``."""
+
+    def run(config: RunConfig, audited: str | None, reuse: bool) -> Result:
+        assert (audited, reuse) == (None, True)
+        epsilon = float(config.eps)  # type: ignore[arg-type]
+        right = {"clean": breaks_at > 0, "adversarial": breaks_at > epsilon}
+        logits = {k: np.stack([~r, r], 1)[None].astype(np.float32) for k, r in right.items()}
+        names = tuple(map(str, range(len(breaks_at))))
+        ones = {"h": np.ones(len(names), np.int64)}
+        place = folder / f"{epsilon:g}"
+        both = ({"h": logits["clean"]}, {"h": logits["adversarial"]})
+        Outcomes(names, names, ones, *both, np.zeros(len(names), int), 0, 0, 0.0, {}).save(
+            place / "outcomes.npz"
+        )
+        clean, robust = (
+            Estimate(float(right[k].mean()), 0.0, 1.0, "wilson") for k in ("clean", "adversarial")
+        )
+        record = {
+            "run": f"{epsilon:g}",
+            "headline": "h",
+            "model": {"label": "m"},
+            "dataset": {"name": "d"},
+            "attack": {"name": "a"},
+            "threat_model": {"goal": "h"},
+        }
+        return Result({"h": Accuracy(clean, robust, robust, robust)}, record, place, folder)
+
+    return run
+
+
+def test_area_and_median(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples that break evenly between 0 and 1: the area is a half, and so is the median."""
+    monkeypatch.setattr(curve, "run", fake_run(np.linspace(0.001, 1, 1000), tmp_path))
+    config = RunConfig("m", "a", norm="l2", out=str(tmp_path))
+    found = curve.epsilon_curve(config, [0.25, 0.5, 0.75, 1])
+    assert found.area == pytest.approx(0.5, abs=0.01)
+    assert found.median == (0.25, 0.5)
+    assert curve.epsilon_curve(config, [0.1, 0.2]).median == (0.2, None)
+    monkeypatch.setattr(curve, "run", fake_run(np.zeros(10), tmp_path))
+    assert curve.epsilon_curve(config, [0.1, 0.2]).median == (0, 0)
+    for radii in ([], [0, 1]):
+        with pytest.raises(UserError, match="radii above 0"):
+            curve.epsilon_curve(config, radii)
+
+
+def test_modalities(robmed: Robmed, weights: dict[str, Path], tmp_path: Path) -> None:
+    assert robmed("modalities", *flags(weights, tmp_path))[0] == 0
+    found = json.loads(next(tmp_path.glob("*-modalities-*/modalities.json")).read_text())
+    said = [(row["situation"], row["modalities"]) for row in found["rows"]]
+    both = [("attacked", ["mr"]), ("attacked", ["ct"]), ("attacked", ["mr", "ct"])]
+    assert said == [("clean", []), *both, ("missing", ["mr"]), ("missing", ["ct"])]
+    assert found["leakage"] == {}  # both images are of the same head
+    assert len(list(tmp_path.glob("concat*-fgsm-*/record.json"))) == 3
+
+
+def test_a_missing_modality_is_black_and_unrelated_images_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = seeded(ConvNet, CHANNELS, CLASSES)
+    split = labelled_by(net, random_split(20))
+    tasks = [replace(t, modalities=(m,)) for t, m in zip(split.info.tasks, CHANNELS, strict=True)]
+    split = replace(split, info=replace(split.info, pairing="unpaired", tasks=tuple(tasks)))
+    plan = plan_of(net, split, REGISTERED.get("fgsm")(), threat_of(a=0.1, b=0.1), batch_size=7)
+    loaded = SimpleNamespace(config=SimpleNamespace(label="m"))
+    monkeypatch.setattr(modalities, "prepare", lambda _: (loaded, plan))
+    asked = []
+
+    def run(config: RunConfig, audited: str | None, reuse: bool) -> Any:
+        assert (audited, reuse) == (None, True)
+        asked.append((config.modality, config.head))
+        half = Estimate(0.5, 0.4, 0.6, "wilson")
+        accuracy = {name: Accuracy(half, half, half, half) for name in ("first", "second", "any head")}
+        return Result(accuracy, {"run": str(len(asked))}, tmp_path, tmp_path)
+
+    monkeypatch.setattr(modalities, "run", run)
+    found = modalities.modality_table(RunConfig("m", "fgsm", out=str(tmp_path)))
+    assert asked[3:] == [(("b",), "first"), (("a",), "second")]
+    assert found.leakage == {"b -> first": 0.5, "a -> second": 0.5}  # all right when clean
+    black = {"a": torch.zeros(20, *split.images["a"].shape[1:]), "b": torch.from_numpy(split.images["b"])}
+    with torch.no_grad():
+        right = net(black)["first"].argmax(1).numpy() == split.labels["first"]
+    missing = next(row for row in found.rows if row.situation == "missing")
+    assert missing.modalities == ("a",)
+    assert missing.accuracy["first"].value == pytest.approx(right.mean())
+    assert right.mean() < 1
+
+
+SUITE = """
+title: Small
+datasets: [phantom, milk10k]
+models: [concat]
+runs:
+  - {protocol: released, samples: 4}
+  - {protocol: PROTOCOL, samples: 6, batch_size: 3}
+"""
+
+
+def test_suite(robmed: Robmed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBMED_HOME", str(tmp_path / "home"))  # without MILK10k
+    protocol, suite = tmp_path / "fast.yaml", tmp_path / "small.yaml"
+    protocol.write_text("attack: fgsm\neps: 2/255\n")
+    suite.write_text(SUITE.replace("PROTOCOL", str(protocol)))
+    out = tmp_path / "out"
+    assert robmed("suite", suite, "--out", out)[0] == 0
+    table = (out / "table.md").read_text().splitlines()
+    assert table[0] == "# Small"
+    assert len(table) == 5
+    assert "4 / 6" in table[-1]
+    assert "✓" not in table[-1]  # nobody asked for an audit
+    assert (out / "figure.png").stat().st_size > 0
+    assert len((out / "leaderboard.csv").read_text().splitlines()) == 3
+
+
+def test_a_suite_takes_over_what_is_published(tmp_path: Path) -> None:
+    """A run with a record is not made; one whose record lacks the audit that is asked for is."""
+    entry = Entry("released", samples=4)
+    suite = Suite("Small", ("phantom",), ("concat",), (entry,))
+    (made,) = run_suite(suite, tmp_path / "first").records.values()
+    records = tmp_path / "records"
+    write_json(records / f"{made['run']}.json", {**made, "started": "earlier"})
+
+    def started(entry: Entry, name: str) -> str:
+        asked = replace(suite, runs=(entry,))
+        (found,) = run_suite(asked, tmp_path / name, published=records).records.values()
+        return str(found["started"])
+
+    assert started(entry, "second") == "earlier"
+    assert not (tmp_path / "second" / "leaderboard.csv").exists()
+    assert started(replace(entry, audit="quick"), "third") != "earlier"
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("concat", "conact"), "did you mean 'concat'"),
+        (("phantom", "phantm"), "did you mean 'phantom'"),
+        (("released", "relased"), "did you mean 'released'"),
+        (("samples: 4", "audit: quik"), "did you mean 'quick'"),
+        (("samples: 4", "sampels: 4"), "runs.0.sampels"),
+    ],
+)
+def test_bad_suites(change: tuple[str, str], complaint: str, robmed: Robmed, tmp_path: Path) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(SUITE.replace("PROTOCOL", "eot").replace(*change))
+    code, lines = robmed("suite", path, "--out", tmp_path / "out")
+    assert (code, len(lines)) == (2, 1)
+    assert complaint in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_shipped_suite_can_be_read() -> None:
+    assert Suite.from_yaml("robust-mail").runs
+
+
+def line(model: str, robust: float, verdict: str = "sound", **changes: str) -> dict[str, str]:
+    threat = {"dataset": "d", "dataset_fingerprint": "f", "epsilon": "4/255", "norm": "linf", "goal": "any"}
+    score = {"robust": str(robust), "robust_low": "0", "robust_high": "1", "clean": "1", "samples": "9"}
+    return {
+        "model": model,
+        "weights_sha256": model,
+        "verdict": verdict,
+        "attack": "x",
+        "run": f"{model} {robust}",
+        **threat,
+        **score,
+    } | changes
+
+
+def test_only_what_is_sound_is_ranked() -> None:
+    rows = [
+        line("weak", 0.1),
+        line("strong", 0.4),
+        line("strong", 0.3),  # a stronger attack: this is the number
+        line("boast", 0.9, "together"),
+        line("new", 0.8, "unaudited"),
+        line("weak", 0.2, epsilon="2/255", run="smaller"),
+        line("late", 0.2, "unaudited"),
+        line("late", 0.2),  # the same run, audited since
+        line("soft", 0.5),
+        line("soft", 0.45, "unaudited"),  # a better upper bound, whatever its verdict
+    ]
+    first, second = boards(rows)
+    ranked = [(row["model"], row["robust"]) for row in first.ranked]
+    assert ranked == [("strong", "0.3"), ("late", "0.2"), ("weak", "0.1")]
+    others = [(row["model"], row["verdict"]) for row in first.others]
+    assert others[:3] == [("boast", "together"), ("new", "unaudited"), ("soft", "unaudited")]
+    assert others[3:] == [("soft", "refuted: x leaves less")]
+    assert [row["model"] for row in second.ranked] == ["weak"]
+
+
+def test_board(robmed: Robmed, weights: dict[str, Path], tmp_path: Path) -> None:
+    assert robmed("run", *flags(weights, tmp_path))[0] == 0
+    assert robmed("board", tmp_path / "leaderboard.csv")[0] == 0
+    code, lines = robmed("board", tmp_path / "none.csv")
+    assert (code, len(lines)) == (2, 1)
