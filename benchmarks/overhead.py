@@ -27,7 +27,8 @@ from robustbench_med.api.objective import Goal
 from robustbench_med.api.threat import Budget, ThreatModel
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation.adversary import ATTACKS
-from robustbench_med.evaluation.batches import Outcomes, Plan, evaluate, load_batch
+from robustbench_med.evaluation.batches import Plan, evaluate, load_batch
+from robustbench_med.evaluation.outcomes import Outcomes
 from robustbench_med.models.load import build_model, model_config
 
 LIMIT = 1.10

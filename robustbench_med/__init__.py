@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustbench_med.data.catalog import load_dataset
-    from robustbench_med.studies.run import Result, RunConfig, load_model, run, run_all
+    from robustbench_med.evaluation.prepare import RunConfig
+    from robustbench_med.models.load import load_model
+    from robustbench_med.studies.run import Result, run, run_all
 
 _HOMES = {
     "load_dataset": "robustbench_med.data.catalog",
-    "load_model": "robustbench_med.studies.run",
+    "load_model": "robustbench_med.models.load",
     "run": "robustbench_med.studies.run",
     "run_all": "robustbench_med.studies.run",
     "Result": "robustbench_med.studies.run",
-    "RunConfig": "robustbench_med.studies.run",
+    "RunConfig": "robustbench_med.evaluation.prepare",
 }
 
 __all__ = ["Result", "RunConfig", "load_dataset", "load_model", "run", "run_all"]

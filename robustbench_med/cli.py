@@ -266,7 +266,7 @@ def _board(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 
 def _run_config(options: argparse.Namespace) -> Any:
-    from robustbench_med.studies.run import RunConfig
+    from robustbench_med.evaluation.prepare import RunConfig
     from robustbench_med.util.config import build, find, read_yaml, scalar
 
     values = read_yaml(find("protocol", "protocols", options.config)) if options.config else {}
@@ -332,7 +332,8 @@ def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 
 def _train(options: argparse.Namespace, argv: Sequence[str]) -> None:
-    from robustbench_med.training.train import train, train_config
+    from robustbench_med.training.recipe import train_config
+    from robustbench_med.training.train import train
 
     recipe = train_config(options.config)
     out = Path(options.out or f"weights/{recipe.dataset}")

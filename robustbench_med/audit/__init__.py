@@ -30,7 +30,7 @@ from robustbench_med.audit.by_attacks import (
     unbounded,
 )
 from robustbench_med.audit.of_model import finite_outputs, gradients, logits_not_probabilities, repeatable
-from robustbench_med.reporting.record import SOUND, UNAUDITED
+from robustbench_med.measure.verdict import SOUND, UNAUDITED
 from robustbench_med.util.errors import UserError
 
 __all__ = [

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Evaluation, Passes, Target
 from robustbench_med.api.objective import Goal, Loss
-from robustbench_med.evaluation.batches import Outcomes, Plan, evaluate, load_batch
-from robustbench_med.reporting.record import SOUND, UNAUDITED, correct, headline
+from robustbench_med.evaluation.batches import Plan, evaluate, load_batch
+from robustbench_med.evaluation.outcomes import Outcomes
+from robustbench_med.measure.accuracy import correct, headline
+from robustbench_med.measure.verdict import SOUND, UNAUDITED
 from robustbench_med.util.fields import STRICT
 from robustbench_med.util.files import sha256_json
 from robustbench_med.util.seeding import derive

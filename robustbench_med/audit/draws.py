@@ -14,7 +14,7 @@ from torch import Tensor
 from robustbench_med.api.attack import Passes, Target
 from robustbench_med.api.objective import cross_entropy
 from robustbench_med.evaluation.batches import Plan, evaluate, load_batch
-from robustbench_med.reporting.record import accuracies, headline
+from robustbench_med.measure.accuracy import accuracies, headline
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.seeding import derive
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from robustbench_med.api.data import DatasetInfo, Modality, Task
-from robustbench_med.data import splits, store
+from robustbench_med.data import reading, splits, store
 from robustbench_med.util.errors import UserError
 
 LARGE_CLASSES = ("AKIEC", "BCC", "BKL", "MEL", "NV", "SCCKA")
@@ -214,19 +214,20 @@ def _read_table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
     yield from rows
 
 
-def _read_images(folder: Path, lesions: Sequence[Lesion], size: int) -> dict[str, store.ImageSet]:
+def _read_images(folder: Path, lesions: Sequence[Lesion], size: int) -> dict[str, reading.ImageSet]:
     paths = {
         modality: {lesion.files[modality]: folder / lesion.id / lesion.files[modality] for lesion in lesions}
         for modality in IMAGE_TYPES.values()
     }
     store.require_files([path for files in paths.values() for path in files.values()], "images")
     return {
-        modality: store.read_images(files, 3, size, f"{modality} images") for modality, files in paths.items()
+        modality: reading.read_images(files, 3, size, f"{modality} images")
+        for modality, files in paths.items()
     }
 
 
 def _drop_shared_images(
-    lesions: Mapping[str, Lesion], images: Mapping[str, store.ImageSet]
+    lesions: Mapping[str, Lesion], images: Mapping[str, reading.ImageSet]
 ) -> tuple[list[Lesion], list[str]]:
     """One lesion for every image (the lowest id where several share one), and a line about the rest."""
     kept, notes = list(lesions), []

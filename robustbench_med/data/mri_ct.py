@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from robustbench_med.api.data import SPLITS, DatasetInfo, Modality, Task
-from robustbench_med.data import splits, store
+from robustbench_med.data import reading, splits, store
 from robustbench_med.util.errors import UserError
 
 MRI_CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
@@ -130,8 +130,8 @@ class MriCt(store.ImportedSource):
         mri = find_mri(Path(options.get("mri", source / "brain_tumor_mri")))
         ct = find_ct(Path(options.get("ct", source / "iqothnccd_lung_ct")))
         images = {
-            "mri": store.read_images(mri.files, 1, options["size"], "MRI slices"),
-            "ct": store.read_images(ct.files, 1, options["size"], "CT slices"),
+            "mri": reading.read_images(mri.files, 1, options["size"], "MRI slices"),
+            "ct": reading.read_images(ct.files, 1, options["size"], "CT slices"),
         }
         mri_split = split_mri(mri, images["mri"].digests)
         ct_split = split_ct(ct, images["ct"].digests)
@@ -290,7 +290,7 @@ def _find(root: Path, classes: Mapping[str, str]) -> Collection:
         if not (root / folder).is_dir():
             raise UserError(f"the folder {root / folder} is missing; download the set again")
         for path in sorted((root / folder).iterdir()):
-            if path.suffix.lower() in store.IMAGE_SUFFIXES and not path.name.startswith("."):
+            if path.suffix.lower() in reading.IMAGE_SUFFIXES and not path.name.startswith("."):
                 name = f"{folder}/{path.name}"
                 files[name], labels[name], folders[name] = path, label, folder
     return Collection(files, labels, folders, _hidden(root))
@@ -301,7 +301,7 @@ def _hidden(root: Path) -> tuple[str, ...]:
     counts = Counter(
         path.parent.relative_to(root).as_posix()
         for path in sorted(root.rglob("*"))
-        if path.suffix.lower() in store.IMAGE_SUFFIXES
+        if path.suffix.lower() in reading.IMAGE_SUFFIXES
         and any(part.startswith(".") for part in path.relative_to(root).parts)
     )
     return tuple(f"{count} image in the hidden folder {folder}" for folder, count in counts.items())

@@ -10,14 +10,11 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
-import tempfile
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -26,32 +23,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
-from rich.console import Console
-from rich.progress import Progress
 
 from robustbench_med.api.data import SPLITS, DatasetInfo, DataSource, ImportReport, Modality, Split
+from robustbench_med.data.reading import ImageSet
 from robustbench_med.data.splits import manifest_hash
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import read_json, require_writable, write_json, write_text
+from robustbench_med.util.files import (
+    _replacing_folder,
+    read_json,
+    write_json,
+    write_text,
+)
 
 FORMAT_VERSION = 1
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Images of one modality under the publisher's file names.
-
-    Attributes:
-        names: M distinct file names.
-        pixels: uint8 (M, C, S, S).
-        digests: per name the SHA-256 of the decoded pixels at full size.
-    """
-
-    names: tuple[str, ...]
-    pixels: NDArray[np.uint8]
-    digests: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -250,34 +234,6 @@ def compare_counts(what: str, found: Mapping[str, int], published: Mapping[str, 
     total, expected = sum(found.values()), sum(published.values())
     differences = ", ".join(different)
     return (f"partial or changed download: {total} of the publisher's {expected} {what} ({differences})",)
-
-
-def read_images(files: Mapping[str, Path], channels: int, size: int, what: str) -> ImageSet:
-    """Read, shrink and hash image files; a progress bar is shown on stderr.
-
-    Args:
-        files: per name under which the image is known, its file.
-        channels: 3 for colour, 1 for grey.
-        size: side S of the stored square, pixels.
-
-    Raises:
-        UserError: an image cannot be decoded; names the first and says how many there are.
-    """
-    pixels = np.empty((len(files), channels, size, size), np.uint8)
-    digests: dict[str, str] = {}
-    broken: list[Path] = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        for row, (name, path) in enumerate(progress.track(files.items(), description=f"reading {what}")):
-            try:
-                pixels[row], digests[name] = _read_image(path, channels, size)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-                broken.append(path)
-    if broken:
-        raise UserError(
-            f"{broken[0]} is not a readable image ({len(broken)} of {len(files)} {what} are not); "
-            "download them again"
-        )
-    return ImageSet(tuple(files), pixels, digests)
 
 
 def read_record(name: str) -> Record:
@@ -495,53 +451,6 @@ def _split_images(
 def _damaged(name: str, file: str, what: str) -> UserError:
     path = dataset_folder(name) / file
     return UserError(f"{path} {what}; import again with robmed data import {name} --from DIR")
-
-
-@contextmanager
-def _replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``folder``; on success it takes its place.
-
-    A crash, an exception or a kill leaves the previous folder or none, never half of one (a kill
-    also leaves the hidden temporary folder).
-
-    Raises:
-        UserError: the disk is full or not writable.
-    """
-    require_writable(folder.parent)
-    try:
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-            building = Path(scratch) / "new"
-            building.mkdir()
-            yield building
-            _swap(building, folder, Path(scratch) / "previous")
-    except OSError as error:
-        raise UserError(
-            f"cannot write {folder}: {error.strerror or error}; choose another ROBMED_HOME"
-        ) from error
-
-
-def _swap(building: Path, folder: Path, previous: Path) -> None:
-    """Put ``building`` in the place of ``folder``, which becomes ``previous``; all or nothing."""
-    try:
-        if folder.exists():
-            folder.rename(previous)
-        building.rename(folder)
-    except BaseException:
-        # Also when Ctrl-C falls between the two renames.
-        if previous.exists() and not folder.exists():
-            previous.rename(folder)
-        raise
-
-
-def _read_image(path: Path, channels: int, size: int) -> tuple[NDArray[np.uint8], str]:
-    """One image: uint8 (C, S, S), and the SHA-256 of its pixels before it was made smaller."""
-    with Image.open(path) as opened:
-        image = opened.convert("RGB" if channels == 3 else "L")
-    digest = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
-    # fit() cuts out the centred square and resizes it, averaging over all source pixels.
-    square = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
-    pixels = np.asarray(square, np.uint8).reshape(size, size, channels)
-    return pixels.transpose(2, 0, 1), digest
 
 
 def _csv_text(rows: Sequence[Mapping[str, str]]) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +19,7 @@ from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal
 from robustbench_med.api.threat import ThreatModel
 from robustbench_med.evaluation import scoring
-from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import replacing
+from robustbench_med.evaluation.outcomes import Outcomes
 from robustbench_med.util.seeding import derive
 
 SHOWN = 6  # samples kept as images, for the picture
@@ -55,73 +52,6 @@ class Plan:
         """Sample positions of each batch."""
         everyone = np.arange(len(self.split))
         return [everyone[i : i + self.batch_size] for i in range(0, len(everyone), self.batch_size)]
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """What happened to every sample.
-
-    Attributes:
-        ids, groups: of the N samples.
-        labels: per task (N,).
-        clean, adversarial: logits on fresh draws, per task (R, N, K).
-        batches: (N,) the batch a sample was in.
-        forward, backward: samples sent through the model by the attack.
-        seconds: spent in attack and scoring.
-        shown: images of the first few samples, "clean/<modality>" and "adversarial/<modality>",
-            and "index", their positions.
-    """
-
-    ids: tuple[str, ...]
-    groups: tuple[str, ...]
-    labels: Mapping[str, NDArray[np.int64]]
-    clean: Mapping[str, NDArray[np.float32]]
-    adversarial: Mapping[str, NDArray[np.float32]]
-    batches: NDArray[np.int64]
-    forward: int
-    backward: int
-    seconds: float
-    shown: Mapping[str, NDArray[Any]]
-
-    def save(self, path: Path) -> None:
-        """Write as .npz, atomically."""
-        arrays = {
-            "ids": np.array(self.ids),
-            "groups": np.array(self.groups),
-            "batches": self.batches,
-            "passes": np.array([self.forward, self.backward]),
-            "seconds": np.array(self.seconds),
-        }
-        for name in ("labels", "clean", "adversarial", "shown"):
-            arrays |= {f"{name}/{key}": array for key, array in getattr(self, name).items()}
-        with replacing(path) as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **arrays)
-
-    @classmethod
-    def load(cls, path: Path) -> Outcomes:
-        """Read what ``save`` wrote.
-
-        Raises:
-            UserError: the file is damaged.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-            under = {
-                name: {k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{name}/")}
-                for name in ("labels", "clean", "adversarial", "shown")
-            }
-            return cls(
-                ids=tuple(arrays["ids"].tolist()),
-                groups=tuple(arrays["groups"].tolist()),
-                batches=arrays["batches"],
-                forward=int(arrays["passes"][0]),
-                backward=int(arrays["passes"][1]),
-                seconds=float(arrays["seconds"]),
-                **under,
-            )
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f"{path} is damaged ({error}); delete its folder and run again") from error
 
 
 def evaluate(plan: Plan, parts: Path, advance: Callable[[int], None]) -> Outcomes:

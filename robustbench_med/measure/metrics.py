@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.metrics import f1_score, roc_auc_score
 
-from robustbench_med.evaluation.batches import Outcomes, Plan
+from robustbench_med.evaluation.batches import Plan
+from robustbench_med.evaluation.outcomes import Outcomes
 from robustbench_med.measure import statistics
+from robustbench_med.measure.accuracy import correct, headline
 from robustbench_med.measure.statistics import Estimate
-from robustbench_med.reporting.record import correct, headline
 
 SPECIFICITY = 0.9
 BINS = 15  # of confidence, as in Guo et al. 2017

@@ -18,10 +18,15 @@ from robustbench_med.api.data import DatasetInfo
 from robustbench_med.api.defense import Defense
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.registry import Registry, unknown
+from robustbench_med.data.catalog import load_dataset
 from robustbench_med.util.config import build, find, read_yaml, scalar, shipped
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.fields import STRICT
-from robustbench_med.util.files import read_json, replacing
+from robustbench_med.util.files import (
+    read_json,
+    replacing,
+    sha256_file,
+)
 
 ARCHITECTURES: Registry[type[FusionModel]] = Registry("architecture", "robustbench_med.models")
 DEFENSES: Registry[type[Defense]] = Registry("defense", "robustbench_med.defenses")
@@ -282,3 +287,40 @@ def config_from_card(card: Mapping[str, Any], where: str) -> ModelConfig:
         UserError: an option that is none.
     """
     return build(ModelConfig, {k: v for k, v in card["model"].items() if k != "label"}, where)
+
+
+def load_model(
+    model: str,
+    dataset: str = "phantom",
+    weights: str | None = None,
+    device: str = "cpu",
+    info: DatasetInfo | None = None,
+    defenses: Sequence[DefenseConfig] = (),
+) -> LoadedModel:
+    """A trained model, ready to be evaluated.
+
+    Args:
+        model: a model's name, or the path of a config. By name, the card beside the weights says
+            what exactly was trained (its width, its defenses' parameters); a config's own words
+            stand, so that a defense's parameters can be changed.
+        info: the data set's, if it is at hand already.
+        defenses: put on top of the model's own, in this order.
+
+    Raises:
+        UserError: unknown model or defense, missing or foreign weights.
+    """
+    named = model_config(model)
+    path = Path(weights) if weights else default_weights(named.name, dataset)
+    card = read_card(path)
+    by_path = model.endswith((".yaml", ".yml"))
+    config = named if by_path or not card else config_from_card(card, str(path.with_suffix(".json")))
+    if config.name != named.name:
+        raise UserError(
+            f"{path} holds weights of {config.name!r}, not {named.name!r}; say --model {config.name}"
+        )
+    config = config.with_defenses(defenses)
+    net = on_device(build_model(config, info or load_dataset(dataset, "test").info), device)
+    load_weights(net, path)
+    if net.channels_last and torch.device(device).type == "cpu":
+        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return LoadedModel(net.eval(), config, path, sha256_file(path), card)

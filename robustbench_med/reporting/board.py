@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from robustbench_med.reporting.record import SOUND
+from robustbench_med.measure.verdict import SOUND
 
 THREAT = ("dataset", "dataset_fingerprint", "epsilon", "norm", "goal")
 NET = ("model", "weights_sha256")

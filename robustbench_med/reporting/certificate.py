@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from robustbench_med.reporting.record import ANY
+from robustbench_med.measure.accuracy import ANY
 
 COLUMNS = (
     "dataset",

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from robustbench_med.api.data import Task
 from robustbench_med.audit.draws import Curve
-from robustbench_med.evaluation.batches import Outcomes, Plan
+from robustbench_med.evaluation.batches import Plan
+from robustbench_med.evaluation.outcomes import Outcomes
 from robustbench_med.reporting.figures import pyplot
 from robustbench_med.reporting.leaderboard import radius
 from robustbench_med.util.files import replacing

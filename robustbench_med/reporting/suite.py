@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from robustbench_med.measure.verdict import SOUND, UNAUDITED
 from robustbench_med.reporting.figures import pyplot
-from robustbench_med.reporting.record import SOUND, UNAUDITED
 from robustbench_med.util.files import replacing
 
 Records = Mapping[tuple[str, str, str], Mapping[str, Any]]

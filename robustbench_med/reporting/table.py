@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from robustbench_med.measure.accuracy import ANY
 from robustbench_med.measure.statistics import Estimate
 from robustbench_med.reporting.leaderboard import radius
-from robustbench_med.reporting.record import ANY
 
 
 def show(record: Mapping[str, Any], console: Console) -> None:

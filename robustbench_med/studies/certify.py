@@ -17,38 +17,41 @@ that is most frequent over that and the noise.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from filelock import FileLock
-from numpy.typing import NDArray
-from scipy.stats import beta, norm
-from torch import Tensor
 
-from robustbench_med.api.attack import Batch
 from robustbench_med.api.data import DatasetInfo, Split
-from robustbench_med.api.model import FusionModel
 from robustbench_med.api.registry import unknown
-from robustbench_med.evaluation.batches import load_batch
-from robustbench_med.measure import statistics
+from robustbench_med.evaluation.prepare import load_split, load_trained
+from robustbench_med.evaluation.votes import count_all
+from robustbench_med.measure.accuracy import ANY
+from robustbench_med.measure.certificate import (
+    Certificates,
+    Smoothing,
+    Votes,
+    certificates,
+    certified_accuracy,
+    certified_radius,
+    default_radii,
+)
 from robustbench_med.measure.statistics import Estimate
 from robustbench_med.models.load import DefenseSpec, LoadedModel, card_model
 from robustbench_med.reporting import certificate, leaderboard
-from robustbench_med.reporting.record import ANY, describe_dataset, describe_model, identify
-from robustbench_med.studies.run import folder_name, load_split, load_trained
+from robustbench_med.reporting.record import describe_dataset, describe_model, identify
+from robustbench_med.studies.run import folder_name
 from robustbench_med.util.config import build
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.fields import Fraction
-from robustbench_med.util.files import read_json, require_writable, write_json
+from robustbench_med.util.files import require_writable, write_json
 from robustbench_med.util.progress import progress_bar
-from robustbench_med.util.seeding import derive
 from robustbench_med.util.versions import versions
 
 
@@ -99,57 +102,6 @@ class CertifyConfig:
 
 
 @dataclass(frozen=True)
-class Smoothing:
-    """Algorithm CERTIFY's parameters.
-
-    Attributes:
-        sigmas: standard deviation of the noise by smoothed modality.
-    """
-
-    sigmas: Mapping[str, float]
-    n0: int
-    n: int
-    alpha: float
-    batch_size: int
-    seed: int
-
-    @property
-    def sigma(self) -> float:
-        """That of the modality with the least noise, which bounds the joint radius."""
-        return min(self.sigmas.values())
-
-
-@dataclass(frozen=True)
-class Votes:
-    """What the noisy copies of one sample were classified as.
-
-    Attributes:
-        guess: by task the most frequent class of the first n0 copies.
-        hits: by task how many of the n others were classified as that.
-    """
-
-    guess: Mapping[str, int]
-    hits: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Certificates:
-    """The radii of N samples by head, and under ``ANY`` for all heads at once.
-
-    Attributes:
-        radii: (N,), NaN where the classifier abstains.
-        right: whether the answer is the label; bool (N,).
-    """
-
-    radii: Mapping[str, NDArray[np.float64]]
-    right: Mapping[str, NDArray[np.bool_]]
-
-    def certified(self, head: str, radius: float) -> NDArray[np.bool_]:
-        """Which samples are right and stay so within ``radius``; abstaining counts as wrong."""
-        return self.right[head] & (np.nan_to_num(self.radii[head], nan=-1.0) >= radius)
-
-
-@dataclass(frozen=True)
 class Certified:
     """What a certification produced.
 
@@ -163,87 +115,6 @@ class Certified:
     record: Mapping[str, Any]
     folder: Path
     leaderboard: Path
-
-
-def lower_bound(hits: int, n: int, alpha: float) -> float:
-    """One-sided Clopper-Pearson bound: the chance of a hit is above it with confidence 1 - alpha."""
-    return float(beta.ppf(alpha, hits, n - hits + 1)) if hits else 0.0
-
-
-def certified_radius(hits: int, n: int, alpha: float, sigma: float) -> float:
-    """sigma·Φ⁻¹(pA) with the lower bound of pA; NaN (abstain) where that is 1/2 or less.
-
-    Args:
-        hits: of n noisy copies, how many were classified as the guess.
-    """
-    bound = lower_bound(hits, n, alpha)
-    return sigma * float(norm.ppf(bound)) if bound > 0.5 else float("nan")
-
-
-def count_votes(model: FusionModel, batch: Batch, smoothing: Smoothing) -> Votes:
-    """Algorithm CERTIFY's two samplings, for all heads from the same noisy copies.
-
-    The noise derives from (seed, sample id, modality), whatever the batch size and the device.
-
-    Args:
-        model: in evaluation mode; random ones must draw per element, so that copies are independent.
-        batch: one sample.
-    """
-    model.noise.reseed(derive(smoothing.seed, "certify", *batch.ids))
-    streams = {
-        name: np.random.default_rng(derive(smoothing.seed, "certify", *batch.ids, name))
-        for name in smoothing.sigmas
-    }
-    first = _counts(model, batch, smoothing, streams, smoothing.n0)
-    guess = {task: int(counts.argmax()) for task, counts in first.items()}
-    then = _counts(model, batch, smoothing, streams, smoothing.n)
-    return Votes(guess, {task: int(counts[guess[task]]) for task, counts in then.items()})
-
-
-def _counts(
-    model: FusionModel,
-    batch: Batch,
-    smoothing: Smoothing,
-    streams: Mapping[str, np.random.Generator],
-    copies: int,
-) -> dict[str, NDArray[np.int64]]:
-    """How often each class was the answer over so many noisy copies, by task (K,)."""
-    totals = {task: np.zeros(k, np.int64) for task, k in model.classes.items()}
-    for start in range(0, copies, smoothing.batch_size):
-        size = min(smoothing.batch_size, copies - start)
-        noisy = {name: x.expand(size, *x.shape[1:]) for name, x in batch.inputs.items()}
-        for name, stream in streams.items():
-            noisy[name] = noisy[name] + smoothing.sigmas[name] * _normal(stream, noisy[name])
-        with torch.inference_mode():
-            answers = {task: logits.argmax(1).cpu().numpy() for task, logits in model(noisy).items()}
-        for task, answer in answers.items():
-            totals[task] += np.bincount(answer, minlength=len(totals[task]))
-    return totals
-
-
-def _normal(stream: np.random.Generator, like: Tensor) -> Tensor:
-    """N(0, 1) in the shape of ``like``. NumPy draws one by one, so that chunks do not matter."""
-    return torch.from_numpy(stream.standard_normal(like.shape, dtype=np.float32)).to(like)
-
-
-def certificates(votes: Sequence[Votes], split: Split, smoothing: Smoothing) -> Certificates:
-    """Answers and radii from the votes on every sample of ``split``.
-
-    Per head each certificate holds with probability 1 - alpha. Under ``ANY`` a sample is certified
-    within the least radius of its heads, each taken at alpha / heads (Bonferroni), so that all of
-    them hold together with probability 1 - alpha.
-    """
-    tasks = list(split.labels)
-
-    def radii(task: str, alpha: float) -> NDArray[np.float64]:
-        hits = [vote.hits[task] for vote in votes]
-        return np.array([certified_radius(h, smoothing.n, alpha, smoothing.sigma) for h in hits])
-
-    by_head = {task: radii(task, smoothing.alpha) for task in tasks}
-    joint = np.stack([radii(task, smoothing.alpha / len(tasks)) for task in tasks])
-    right = {t: np.array([vote.guess[t] for vote in votes]) == split.labels[t] for t in tasks}
-    # NaN wins in min: one head that abstains is an abstention.
-    return Certificates(by_head | {ANY: joint.min(0)}, right | {ANY: np.all(list(right.values()), axis=0)})
 
 
 def certify(config: CertifyConfig) -> Certified:
@@ -325,59 +196,12 @@ def _stored_config(
     }
 
 
-def default_radii(smoothing: Smoothing) -> tuple[float, ...]:
-    """Quarters of sigma from 0 to the largest radius that n copies can certify."""
-    most = certified_radius(smoothing.n, smoothing.n, smoothing.alpha, smoothing.sigma)
-    steps = int(most / smoothing.sigma * 4) if isfinite(most) else 0
-    return tuple(smoothing.sigma * step / 4 for step in range(steps + 1))
-
-
 def _counted(
     loaded: LoadedModel, split: Split, smoothing: Smoothing, device: str, parts: Path
 ) -> list[Votes]:
     with progress_bar() as bar:
         task = bar.add_task(f"certifying {loaded.config.label}", total=len(split))
         return count_all(loaded.model, split, smoothing, device, parts, lambda: bar.advance(task))
-
-
-def count_all(
-    model: FusionModel,
-    split: Split,
-    smoothing: Smoothing,
-    device: str,
-    parts: Path,
-    advance: Callable[[], None],
-) -> list[Votes]:
-    """The votes on every sample; samples already found under ``parts`` are not counted again."""
-    model.eval().requires_grad_(False)
-    votes = []
-    for number in range(len(split)):
-        path = parts / f"{number:06d}.json"
-        if not path.exists():
-            batch = load_batch(split, np.array([number]), device)
-            write_json(path, asdict(count_votes(model, batch, smoothing)))
-        votes.append(_read_votes(path))
-        advance()
-    return votes
-
-
-def _read_votes(path: Path) -> Votes:
-    try:
-        return build(Votes, read_json(path), str(path))
-    except (TypeError, UserError) as error:
-        raise UserError(f"{path} is damaged; delete its folder and run again") from error
-
-
-def certified_accuracy(
-    found: Certificates, split: Split, radii: Sequence[float]
-) -> dict[str, dict[float, Estimate]]:
-    """Share of the samples certified right, by head and radius, with 95 % intervals over samples."""
-
-    def estimate(head: str, radius: float) -> Estimate:
-        right = found.certified(head, radius)[None]
-        return statistics.accuracy(right, split.groups, np.zeros(len(split), np.int64), "none")
-
-    return {head: {radius: estimate(head, radius) for radius in radii} for head in found.radii}
 
 
 def _terms(smoothing: Smoothing, info: DatasetInfo) -> dict[str, Any]:

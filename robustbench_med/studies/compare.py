@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_med.api.objective import Goal
-from robustbench_med.evaluation.batches import Outcomes
+from robustbench_med.evaluation.outcomes import Outcomes
+from robustbench_med.measure.accuracy import correct
 from robustbench_med.measure.statistics import Difference, Scored, paired_difference
-from robustbench_med.reporting.record import SOUND, UNAUDITED, correct
+from robustbench_med.measure.verdict import SOUND, UNAUDITED
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import read_json
 

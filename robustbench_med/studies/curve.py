@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_med.api.objective import Goal
-from robustbench_med.evaluation.batches import Outcomes
+from robustbench_med.evaluation.outcomes import Outcomes
+from robustbench_med.evaluation.prepare import RunConfig
+from robustbench_med.measure.accuracy import correct
 from robustbench_med.measure.statistics import Estimate
 from robustbench_med.reporting.curve import draw
-from robustbench_med.reporting.record import correct
-from robustbench_med.studies.run import Result, RunConfig, folder_name, run
+from robustbench_med.studies.run import Result, folder_name, run
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import sha256_json, write_json
 

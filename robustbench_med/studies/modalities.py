@@ -12,10 +12,11 @@ import torch
 
 from robustbench_med.evaluation import scoring
 from robustbench_med.evaluation.batches import Plan, load_batch
+from robustbench_med.evaluation.prepare import RunConfig, prepare
 from robustbench_med.measure import statistics
+from robustbench_med.measure.accuracy import correct
 from robustbench_med.measure.statistics import Estimate
-from robustbench_med.reporting.record import correct
-from robustbench_med.studies.run import RunConfig, folder_name, prepare, run
+from robustbench_med.studies.run import folder_name, run
 from robustbench_med.util.files import sha256_json, write_json
 
 

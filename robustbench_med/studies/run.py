@@ -5,119 +5,40 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
-import numpy as np
-import torch
 from filelock import FileLock
 
-from robustbench_med.api.data import DatasetInfo, Split
-from robustbench_med.api.registry import unknown
 from robustbench_med.audit import CHEAP_SAMPLES, Audit, AuditConfig, Bench, Thresholds, audit, converged
 from robustbench_med.audit.draws import Curve, converge
-from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation.adversary import (
-    LINF_DEFAULT,
     attack_class,
     make_attack,
-    make_goal,
-    make_threat_model,
 )
-from robustbench_med.evaluation.batches import Outcomes, Plan, evaluate, worst_case
+from robustbench_med.evaluation.batches import Plan, evaluate, worst_case
+from robustbench_med.evaluation.outcomes import Outcomes
+from robustbench_med.evaluation.prepare import (
+    RunConfig,
+    prepare,
+)
 from robustbench_med.measure import metrics
+from robustbench_med.measure.accuracy import Accuracy, accuracies, correct, headline
 from robustbench_med.models.load import (
-    DefenseConfig,
-    DefenseSpec,
     LoadedModel,
-    build_model,
     card_model,
-    config_from_card,
-    default_weights,
-    load_weights,
-    model_config,
-    model_names,
-    on_device,
-    read_card,
 )
 from robustbench_med.reporting import leaderboard
 from robustbench_med.reporting.picture import draw, draw_curve
-from robustbench_med.reporting.record import (
-    Accuracy,
-    accuracies,
-    correct,
-    ensemble_record,
-    headline,
-    identify,
-    record,
-)
+from robustbench_med.reporting.record import ensemble_record, identify, record
 from robustbench_med.util.config import build, find, read_yaml
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.fields import Fraction
-from robustbench_med.util.files import read_json, require_writable, sha256_file, sha256_json, write_json
+from robustbench_med.util.files import read_json, require_writable, sha256_json, write_json
 from robustbench_med.util.progress import progress_bar
-from robustbench_med.util.seeding import derive
-
-DEFAULT_EOT = 10
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """What ``robmed run`` does; the same from flags, from YAML and from Python.
-
-    Attributes:
-        model: a model's name or config path.
-        attack: a name, or "library:Class" for an adapter; ``run_all`` takes several, with commas.
-        dataset: a data set's name.
-        weights: a safetensors file; the shipped weights of (model, data set) when not given.
-        eps: radius of every attacked modality, or of each by name; 4/255 is MAIL's release.
-        norm: "linf", "l2", or "l2-joint": one L2 ball for all attacked modalities together.
-        modality: the attacked modalities; all when empty.
-        head: "any", "all" or a task.
-        defenses: put on top of the model's own, in this order; flags and YAML may write one as
-            "gaussian-noise:sigma=0.1".
-        attack_options: fields of the attack (steps, step_size, restarts, …).
-        eot: draws behind each gradient; 10 for random models when not given, 1 for others. "auto"
-            doubles them on a part of the samples until that stops to matter.
-        draws: scoring draws of random models.
-        samples: how many test samples, a fixed subset that grows with the number; 0 means all.
-        batch_size: changes no outcome of a deterministic model.
-        out: folder of run folders.
-        leaderboard: CSV that gets the row; ``<out>/leaderboard.csv`` when not given.
-    """
-
-    model: str
-    attack: str
-    dataset: str = "phantom"
-    weights: str | None = None
-    eps: Fraction | Mapping[str, Fraction] = LINF_DEFAULT
-    norm: str = "linf"
-    modality: tuple[str, ...] = ()
-    head: str = "any"
-    defenses: tuple[DefenseSpec, ...] = ()
-    attack_options: Mapping[str, Any] = field(default_factory=dict)
-    eot: int | Literal["auto"] | None = None
-    draws: int = 10
-    samples: int = 200
-    batch_size: int = 100
-    seed: int = 0
-    device: str = "cpu"
-    out: str = "runs"
-    leaderboard: str | None = None
-
-    @classmethod
-    def from_yaml(cls, name: str, **changes: Any) -> RunConfig:
-        """Read a protocol by the name it ships under or its path; ``changes`` win over it.
-
-        Raises:
-            UserError: unreadable file, unknown or missing option, wrong type.
-        """
-        path = find("protocol", "protocols", name)
-        return build(cls, {**read_yaml(path), **changes}, str(path))
 
 
 @dataclass(frozen=True)
@@ -333,133 +254,6 @@ def _ensemble(results: list[Result], plan: Plan) -> Result:
     return Result(measured, made, folder, board)
 
 
-def prepare(config: RunConfig) -> tuple[LoadedModel, Plan]:
-    """Everything before the first pass; all bad input is found here.
-
-    Raises:
-        UserError: see ``run``.
-    """
-    attack = make_attack(config.attack, config.attack_options)
-    counts = (config.batch_size, config.draws, _draws(config))
-    if config.samples < 0 or min(counts) < 1:
-        raise UserError("samples must be 0 (all) or more; batch-size, draws and eot 1 or more")
-    _require_model(config.model)
-    whole, split = load_split(config.dataset, config.samples)
-    threat = make_threat_model(config.eps, config.norm, config.modality, split.info)
-    goal = make_goal(config.head, split.info)
-    loaded = load_trained(config, whole)
-    random = loaded.model.draws_shared_by != "none"
-    plan = Plan(
-        model=loaded.model,
-        split=split,
-        attack=attack,
-        name=config.attack,
-        threat=threat,
-        goal=goal,
-        eot=_draws(config) if random else 1,
-        draws=config.draws if random else 1,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        device=config.device,
-    )
-    return loaded, plan
-
-
-def _draws(config: RunConfig) -> int:
-    """EOT draws of a random model, before any search for them."""
-    return DEFAULT_EOT if config.eot in (None, "auto") else int(config.eot)
-
-
-class ModelChoice(Protocol):
-    """The part of a config that says which model is meant; see ``RunConfig``."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def dataset(self) -> str: ...
-    @property
-    def weights(self) -> str | None: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def defenses(self) -> tuple[DefenseConfig, ...]: ...
-
-
-def load_trained(config: ModelChoice, whole: Split) -> LoadedModel:
-    """The model of a config, with what its weights' card says of ``whole``, the test split.
-
-    Raises:
-        UserError: see ``load_model``; weights trained on another split of the same data.
-    """
-    _require_model(config.model)
-    loaded = load_model(
-        config.model, config.dataset, config.weights, config.device, whole.info, config.defenses
-    )
-    return replace(loaded, caveats=_weights_caveats(loaded, whole))
-
-
-def _require_model(name: str) -> None:
-    if name not in model_names() and not name.endswith((".yaml", ".yml")):
-        raise unknown("model", name, model_names())
-
-
-def load_model(
-    model: str,
-    dataset: str = "phantom",
-    weights: str | None = None,
-    device: str = "cpu",
-    info: DatasetInfo | None = None,
-    defenses: Sequence[DefenseConfig] = (),
-) -> LoadedModel:
-    """A trained model, ready to be evaluated.
-
-    Args:
-        model: a model's name, or the path of a config. By name, the card beside the weights says
-            what exactly was trained (its width, its defenses' parameters); a config's own words
-            stand, so that a defense's parameters can be changed.
-        info: the data set's, if it is at hand already.
-        defenses: put on top of the model's own, in this order.
-
-    Raises:
-        UserError: unknown model or defense, missing or foreign weights.
-    """
-    named = model_config(model)
-    path = Path(weights) if weights else default_weights(named.name, dataset)
-    card = read_card(path)
-    by_path = model.endswith((".yaml", ".yml"))
-    config = named if by_path or not card else config_from_card(card, str(path.with_suffix(".json")))
-    if config.name != named.name:
-        raise UserError(
-            f"{path} holds weights of {config.name!r}, not {named.name!r}; say --model {config.name}"
-        )
-    config = config.with_defenses(defenses)
-    net = on_device(build_model(config, info or load_dataset(dataset, "test").info), device)
-    load_weights(net, path)
-    if net.channels_last and torch.device(device).type == "cpu":
-        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return LoadedModel(net.eval(), config, path, sha256_file(path), card)
-
-
-def _weights_caveats(loaded: LoadedModel, whole: Split) -> tuple[str, ...]:
-    """What a reader must know about where the weights come from.
-
-    Raises:
-        UserError: they were trained on this data set, split otherwise: test samples may be among
-            those they learned.
-    """
-    trained_on = loaded.card.get("dataset")
-    if not isinstance(trained_on, dict) or "members" not in trained_on:
-        return ("no card says what these weights were trained on; test samples may be among it",)
-    if trained_on.get("name") != whole.info.name:
-        return (f"these weights were trained on {trained_on.get('name')}",)
-    if trained_on["members"].get("test") != whole.members:
-        raise UserError(
-            f"{loaded.weights} was trained on another split of {whole.info.name!r}, so test samples may be "
-            "among those it learned; import the complete download, or train on your own (robmed train)"
-        )
-    return ()
-
-
 def _evaluated(plan: Plan, folder: Path, title: str) -> Outcomes:
     with progress_bar() as bar:
         task = bar.add_task(title, total=len(plan.split))
@@ -492,25 +286,3 @@ def folder_name(label: str, what: str, dataset: str, run_id: str) -> str:
     """
     model = re.sub(r"[^\w.+-]+", "-", label).strip("-")[:120]
     return f"{model}-{what.replace(':', '-')}-{dataset}-{run_id}"
-
-
-def load_split(dataset: str, samples: int) -> tuple[Split, Split]:
-    """The whole test split, and the subset of it that ``samples`` stands for (0: all).
-
-    Raises:
-        UserError: unknown data set, or more samples than it has.
-    """
-    whole = load_dataset(dataset, "test")
-    return whole, _subset(whole, samples)
-
-
-def _subset(split: Split, samples: int) -> Split:
-    """The first ``samples`` in the order of a hash of their ids: the same for everyone, and a
-    smaller subset is part of a larger one.
-    """
-    if samples > len(split):
-        raise UserError(
-            f"samples is {samples}, but {split.info.name} has {len(split)} test samples; 0 means all"
-        )
-    order = sorted(range(len(split)), key=lambda i: derive(0, "subset", split.ids[i]))
-    return split.take(np.array(order[: samples or len(split)]))

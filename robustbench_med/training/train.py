@@ -4,171 +4,40 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from robustbench_med.api.attack import Attack, Batch, Passes, Target
 from robustbench_med.api.data import DatasetInfo, Split
 from robustbench_med.api.model import FusionModel
-from robustbench_med.api.objective import Goal
-from robustbench_med.api.threat import ThreatModel
 from robustbench_med.data.catalog import load_dataset
-from robustbench_med.evaluation import scoring
 from robustbench_med.evaluation.adversary import make_attack, make_threat_model
 from robustbench_med.evaluation.batches import load_batch
 from robustbench_med.measure import statistics
 from robustbench_med.models.load import (
-    ModelConfig,
     build_model,
-    card_model,
     model_config,
     on_device,
     save_weights,
 )
-from robustbench_med.util.config import build, find, read_yaml
+from robustbench_med.training.augment import augment
+from robustbench_med.training.card import Progressing, _card, predictions
+from robustbench_med.training.opponent import Opponent
+from robustbench_med.training.recipe import TrainConfig
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.fields import STRICT, Fraction
-from robustbench_med.util.files import replacing, require_writable, sha256_file, sha256_json, write_json
+from robustbench_med.util.files import replacing, require_writable, sha256_json, write_json
 from robustbench_med.util.progress import progress_bar
 from robustbench_med.util.seeding import derive
 from robustbench_med.util.versions import versions
-
-SCORING_DRAWS = 10
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes to training images, the same geometry for all modalities of a sample.
-
-    Attributes:
-        mirror: flip along the axes the data set says keep every label true.
-        shift: largest translation, as a share of the image size.
-        rotate: largest rotation in degrees.
-        zoom: largest relative change of scale.
-        contrast: largest relative change of contrast, drawn per image.
-        brightness: largest change of brightness, in units of the pixel range, drawn per image.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    mirror: bool = True
-    shift: float = 0.0
-    rotate: float = 0.0
-    zoom: float = 0.0
-    contrast: float = 0.0
-    brightness: float = 0.0
-
-
-@dataclass(frozen=True)
-class AdversarialTraining:
-    """PGD-AT (Madry et al. 2018, arXiv:1706.06083, eq. 2.1): every step trains on attacked images only.
-
-    Attacks are crafted on the net in evaluation mode, and the weights that are kept are those with
-    the best validation accuracy under the same attack.
-
-    Attributes:
-        attack: a name, usually "pgd" with ``keep: last``, which climbs on after success.
-        options: fields of the attack.
-        eps: radius of every modality, or of each by name; modalities without one stay clean.
-        eot: draws of a random model behind each gradient.
-        warmup: share of the epochs over which the radii rise from 0 to their full size.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    attack: str
-    eps: Fraction | Mapping[str, Fraction]
-    norm: str = "linf"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    eot: int = 1
-    warmup: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.eot < 1 or not 0 <= self.warmup < 1:
-            raise UserError("recipe: adversarial: eot must be 1 or more, warmup a share below 1")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """A training recipe: AdamW, linear warm-up and cosine decay, class-weighted cross-entropy.
-
-    Attributes:
-        model: a model's name or config path.
-        model_options: architecture options on top (say, {"width": 0.25}).
-        dataset: the data set's name.
-        warmup: share of all steps over which the learning rate rises.
-        noise_warmup: share of the epochs over which random layers' noise rises from 0 to its full
-            size, which eases the start of nets with attention noise; best weights are picked after.
-        class_balance: weight each class by the inverse of its frequency to this power (0: none,
-            1: every class counts the same).
-        norm_momentum: of batch norm's running statistics while training. Keras' 0.01 lags so far
-            behind a high learning rate that validation says little until the rate falls.
-        gradient_clip: longest gradient of a step; 0 for none.
-        patience: stop after so many epochs without a better validation score.
-        threads: CPU threads; part of the recipe, since sums depend on how they are split.
-        channels_last: keep images and kernels in the layout that is a third faster on CPUs; part of
-            the recipe for the same reason.
-        adversarial: train on attacked images.
-    """
-
-    model: str
-    dataset: str
-    epochs: int
-    model_options: Mapping[str, Any] = field(default_factory=dict)
-    batch_size: int = 64
-    learning_rate: Fraction = 1e-3
-    weight_decay: Fraction = 1e-2
-    warmup: float = 0.1
-    noise_warmup: float = 0.0
-    class_balance: float = 1.0
-    label_smoothing: float = 0.0
-    norm_momentum: float = 0.1
-    gradient_clip: float = 1.0
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    patience: int = 1000
-    seed: int = 0
-    threads: int = 1
-    channels_last: bool = False
-    device: str = "cpu"
-    adversarial: AdversarialTraining | None = None
-
-    def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size, self.threads) < 1 or not 0 < self.learning_rate < math.inf:
-            raise UserError(
-                "recipe: epochs, batch_size and threads must be 1 or more, learning_rate positive"
-            )
-        if not 0 <= self.warmup < 1 or not 0 <= self.noise_warmup * self.epochs <= self.epochs - 1:
-            raise UserError(
-                "recipe: warmup and noise_warmup are shares below 1; the last epoch has all the noise"
-            )
-        if self.adversarial and self.adversarial.warmup * self.epochs > self.epochs - 1:
-            raise UserError("recipe: adversarial: the last epoch needs the whole radius; lower warmup")
-
-
-@dataclass
-class Progressing:
-    """Where a training run stands; saved with every checkpoint."""
-
-    epoch: int = 0
-    seconds: float = 0.0
-    best_score: float = -math.inf
-    best_epoch: int = -1
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -177,16 +46,6 @@ class Trained:
 
     weights: Path
     card: Path
-
-
-def train_config(name: str) -> TrainConfig:
-    """A recipe by the name it ships under (``configs/train``) or by its path.
-
-    Raises:
-        UserError: unknown name, or a config that does not parse.
-    """
-    path = find("training", "train", name)
-    return build(TrainConfig, read_yaml(path), str(path))
 
 
 def train(config: TrainConfig, out: Path, command: str = "") -> Trained:
@@ -385,70 +244,6 @@ class Trainer:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def augment(inputs: Mapping[str, Tensor], how: Augmentation, info: DatasetInfo) -> dict[str, Tensor]:
-    """Draw one geometry per sample, one brightness and contrast per image; stays in [0, 1]."""
-    first = next(iter(inputs.values()))
-    theta = geometry(len(first), how, info).to(first.device)
-    out = {}
-    for name, images in inputs.items():
-        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-        moved = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-        gain, offset = 1 + _uniform(len(first), how.contrast), _uniform(len(first), how.brightness)
-        mean = moved.mean((1, 2, 3), keepdim=True)
-        moved = (moved - mean) * gain.view(-1, 1, 1, 1).to(moved) + mean + offset.view(-1, 1, 1, 1).to(moved)
-        out[name] = moved.clamp(0, 1)
-    return out
-
-
-def geometry(count: int, how: Augmentation, info: DatasetInfo) -> Tensor:
-    """Random maps from output to input coordinates: flip, then rotation and zoom, then shift.
-
-    Returns:
-        (count, 2, 3), for ``affine_grid``.
-    """
-    angle, scale = _uniform(count, math.radians(how.rotate)), 1 + _uniform(count, how.zoom)
-    theta = torch.zeros(count, 2, 3)
-    theta[:, 0, 0], theta[:, 0, 1] = scale * angle.cos(), -scale * angle.sin()
-    theta[:, 1, 0], theta[:, 1, 1] = scale * angle.sin(), scale * angle.cos()
-    for column, axis in enumerate(("horizontal", "vertical")):
-        # A whole column changes sign: flipping one entry only would make a rotation a shear.
-        chance = 0.5 if how.mirror and axis in info.mirror else 0.0
-        theta[:, :, column] *= torch.where(torch.rand(count) < chance, -1.0, 1.0)[:, None]
-    theta[:, 0, 2], theta[:, 1, 2] = _uniform(count, 2 * how.shift), _uniform(count, 2 * how.shift)
-    return theta
-
-
-def _uniform(count: int, limit: float) -> Tensor:
-    return (torch.rand(count) * 2 - 1) * limit
-
-
-@dataclass
-class Opponent:
-    """The adversary of a training.
-
-    Attributes:
-        threat: at its full radii.
-        scale: share of the radii in use.
-    """
-
-    model: FusionModel
-    attack: Attack
-    threat: ThreatModel
-    eot: int
-    seed: int
-    scale: float = 1.0
-
-    def attacked(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        """Adversarial images for a batch; leaves the model in the mode it was in."""
-        training = self.model.training
-        self.model.eval().requires_grad_(False)
-        seed = derive(self.seed, "opponent", epoch)
-        target = Target(self.model, self.threat.scaled(self.scale), Goal("any"), self.eot, seed, Passes())
-        found = self.attack.perturb(target, batch)
-        self.model.requires_grad_(True).train(training)
-        return {name: x.detach() for name, x in found.items()}
-
-
 def _opponent(config: TrainConfig, model: FusionModel, info: DatasetInfo) -> Opponent | None:
     adversarial = config.adversarial
     if adversarial is None:
@@ -456,26 +251,6 @@ def _opponent(config: TrainConfig, model: FusionModel, info: DatasetInfo) -> Opp
     attack = make_attack(adversarial.attack, adversarial.options)
     threat = make_threat_model(adversarial.eps, adversarial.norm, (), info)
     return Opponent(model, attack, threat, adversarial.eot, config.seed)
-
-
-def predictions(
-    model: FusionModel,
-    split: Split,
-    config: TrainConfig,
-    draws: int,
-    purpose: str,
-    opponent: Opponent | None = None,
-) -> dict[str, NDArray[np.int64]]:
-    """Predicted classes (R, N) per task, of images attacked by ``opponent`` if there is one."""
-    parts = []
-    for start in range(0, len(split), config.batch_size):
-        index = np.arange(start, min(start + config.batch_size, len(split)))
-        batch = load_batch(split, index, config.device)
-        if opponent:
-            model.noise.reseed(derive(config.seed, purpose, "craft", start))
-        inputs = opponent.attacked(batch, 0) if opponent else batch.inputs
-        parts.append(scoring.logits(model, inputs, draws, config.seed, purpose, start))
-    return {task: torch.cat([p[task] for p in parts], 1).argmax(2).numpy() for task in model.classes}
 
 
 def validation_score(
@@ -509,61 +284,3 @@ def _class_weights(labels: NDArray[np.int64], classes: int, power: float) -> Ten
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-def _card(
-    config: TrainConfig,
-    model_conf: ModelConfig,
-    model: FusionModel,
-    splits: Mapping[str, Split],
-    progress: Progressing,
-    weights: Path,
-    command: str,
-) -> dict[str, Any]:
-    info = splits["test"].info
-    return {
-        "model": card_model(model_conf),
-        "dataset": {
-            "name": info.name,
-            "title": info.title,
-            "synthetic": info.synthetic,
-            "licence": info.licence,
-            "citation": info.citation,
-            "caveats": list(info.caveats),
-            "fingerprints": {name: split.fingerprint for name, split in splits.items()},
-            "members": {name: split.members for name, split in splits.items()},
-        },
-        "weights": {
-            "sha256": sha256_file(weights),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "licence": info.licence,
-        },
-        "metrics": {name: _metrics(model, splits[name], config) for name in ("val", "test")},
-        "training": {
-            "config": asdict(config),
-            "command": command or shlex.join(sys.argv),
-            "epochs_run": progress.epoch,
-            "best_epoch": progress.best_epoch,
-            "history": progress.history,
-            "seconds": round(progress.seconds),
-        },
-        "versions": versions(),
-        "machine": platform.machine(),
-    }
-
-
-def _metrics(model: FusionModel, split: Split, config: TrainConfig) -> dict[str, Any]:
-    """Clean accuracy with its interval, and balanced accuracy, per head on fresh draws."""
-    predicted = predictions(model, split, config, SCORING_DRAWS, f"card {split.name}")
-    batches = np.arange(len(split)) // config.batch_size
-    out: dict[str, Any] = {}
-    for task, classes in predicted.items():
-        correct = classes == split.labels[task]
-        estimate = statistics.accuracy(correct, split.groups, batches, model.draws_shared_by)
-        out[task] = {
-            "accuracy": asdict(estimate),
-            "balanced_accuracy": statistics.balanced_accuracy(classes, split.labels[task]),
-            "samples": len(split),
-            "scoring_draws": len(classes),
-        }
-    return out

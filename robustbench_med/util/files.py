@@ -93,3 +93,39 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+@contextmanager
+def _replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``folder``; on success it takes its place.
+
+    A crash, an exception or a kill leaves the previous folder or none, never half of one (a kill
+    also leaves the hidden temporary folder).
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
+    require_writable(folder.parent)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+            building = Path(scratch) / "new"
+            building.mkdir()
+            yield building
+            _swap(building, folder, Path(scratch) / "previous")
+    except OSError as error:
+        raise UserError(
+            f"cannot write {folder}: {error.strerror or error}; choose another ROBMED_HOME"
+        ) from error
+
+
+def _swap(building: Path, folder: Path, previous: Path) -> None:
+    """Put ``building`` in the place of ``folder``, which becomes ``previous``; all or nothing."""
+    try:
+        if folder.exists():
+            folder.rename(previous)
+        building.rename(folder)
+    except BaseException:
+        # Also when Ctrl-C falls between the two renames.
+        if previous.exists() and not folder.exists():
+            previous.rename(folder)
+        raise

@@ -48,7 +48,7 @@ from robustbench_med.attacks.autoattack import AutoAttack
 from robustbench_med.attacks.square import Square
 from robustbench_med.attacks.transfer import Transfer
 from robustbench_med.evaluation.batches import evaluate
-from robustbench_med.reporting.record import accuracies
+from robustbench_med.measure.accuracy import accuracies
 from robustbench_med.util.errors import UserError
 
 LOGITS = torch.tensor([[5.0, 1.0, 3.0, 2.0, 0.0], [0.0, 4.0, 3.0, 1.0, 2.0]])

@@ -33,10 +33,11 @@ from robustbench_med.audit.by_attacks import _lead, silent_success, unbounded
 from robustbench_med.audit.of_model import gradients
 from robustbench_med.cli import main
 from robustbench_med.evaluation.batches import evaluate
+from robustbench_med.evaluation.prepare import RunConfig
 from robustbench_med.reporting import leaderboard
 from robustbench_med.reporting.board import boards
 from robustbench_med.studies import run as pipeline
-from robustbench_med.studies.run import RunConfig, run
+from robustbench_med.studies.run import run
 
 QUICK = (
     "batch statistics",

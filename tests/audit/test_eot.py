@@ -22,7 +22,8 @@ from tiny import (
 from robustbench_med.api.attack import Passes
 from robustbench_med.audit import converged
 from robustbench_med.audit.draws import MOST, Curve, Point, agreement, converge, settled
-from robustbench_med.studies.run import RunConfig, run
+from robustbench_med.evaluation.prepare import RunConfig
+from robustbench_med.studies.run import run
 
 
 def curve_of(folder: Path, std: float) -> Curve:

@@ -33,11 +33,12 @@ from torch import Tensor, nn
 from robustbench_med.api.defense import Defense
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.registry import Registry
+from robustbench_med.evaluation.prepare import RunConfig
 from robustbench_med.models.fusion import Concat
 from robustbench_med.models.layers import straight_through
-from robustbench_med.models.load import DefenseConfig, ModelConfig
+from robustbench_med.models.load import DefenseConfig, ModelConfig, load_model
 from robustbench_med.models.mail import MAIL
-from robustbench_med.studies.run import RunConfig, load_model, run
+from robustbench_med.studies.run import run
 from robustbench_med.util.config import build
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.seeding import derive

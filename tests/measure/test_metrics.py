@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from tiny import ATTACKS, CHANNELS, CLASSES, RandomNet, plan_of, random_split, seeded, threat_of
 
 from robustbench_med.evaluation.batches import evaluate
+from robustbench_med.measure.accuracy import ANY, correct
 from robustbench_med.measure.metrics import attack_success, describe, head_metrics, persistent, subgroups
-from robustbench_med.reporting.record import ANY, correct
 
 
 def logits_of(guesses: list[int], classes: int = 3, height: float = 20.0) -> NDArray[np.float32]:

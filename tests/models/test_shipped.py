@@ -11,8 +11,8 @@ from robustbench_med.data.phantom import BEST_SINGLE_MODALITY_ACCURACY
 from robustbench_med.evaluation import scoring
 from robustbench_med.evaluation.batches import load_batch
 from robustbench_med.measure import statistics
-from robustbench_med.studies.run import load_model
-from robustbench_med.training.train import train_config
+from robustbench_med.models.load import load_model
+from robustbench_med.training.recipe import train_config
 from robustbench_med.util.files import sha256_file
 
 MODELS = ("concat", "mail", "robust-mail", "robust-mail-rpf")

@@ -26,23 +26,21 @@ from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal
 from robustbench_med.api.registry import Registry
 from robustbench_med.api.threat import Budget, ThreatModel
+from robustbench_med.evaluation import votes as module
 from robustbench_med.evaluation.batches import load_batch
-from robustbench_med.models.load import DefenseConfig
-from robustbench_med.reporting.record import ANY
-from robustbench_med.studies import certify as module
-from robustbench_med.studies.certify import (
-    CertifyConfig,
+from robustbench_med.evaluation.votes import count_all, count_votes
+from robustbench_med.measure.accuracy import ANY
+from robustbench_med.measure.certificate import (
     Smoothing,
     Votes,
     certificates,
     certified_accuracy,
     certified_radius,
-    certify,
-    count_all,
-    count_votes,
     default_radii,
     lower_bound,
 )
+from robustbench_med.models.load import DefenseConfig
+from robustbench_med.studies.certify import CertifyConfig, _summaries, certify
 from robustbench_med.util.errors import UserError
 
 DEFENSES: Registry[Callable[..., Defense]] = Registry("defense", "robustbench_med.defenses")
@@ -394,7 +392,7 @@ def test_what_the_record_says(weights: dict[str, Path], tmp_path: Path) -> None:
 def test_the_average_radius_counts_wrong_and_withheld_answers_as_zero() -> None:
     votes, split, smoothing = abstaining()
     found = certificates(votes, split, smoothing)
-    summary = module._summaries(found, certified_accuracy(found, split, [0.0]))
+    summary = _summaries(found, certified_accuracy(found, split, [0.0]))
     assert summary["second"]["average_radius"] == pytest.approx(
         (found.radii["second"][0] + found.radii["second"][2]) / 3
     )

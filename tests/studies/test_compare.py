@@ -12,7 +12,7 @@ import pytest
 from conftest import Robmed
 from numpy.typing import NDArray
 
-from robustbench_med.evaluation.batches import Outcomes
+from robustbench_med.evaluation.outcomes import Outcomes
 from robustbench_med.studies.compare import compare
 from robustbench_med.util.errors import UserError
 

@@ -37,10 +37,12 @@ from robustbench_med.api.attack import Attack, Batch, Target
 from robustbench_med.api.data import Split
 from robustbench_med.api.threat import Budget
 from robustbench_med.evaluation import batches as evaluation
-from robustbench_med.evaluation.batches import Outcomes, Plan, evaluate
+from robustbench_med.evaluation.batches import Plan, evaluate
+from robustbench_med.evaluation.outcomes import Outcomes
+from robustbench_med.evaluation.prepare import RunConfig, prepare
+from robustbench_med.measure.accuracy import ANY, accuracies
 from robustbench_med.reporting import leaderboard
-from robustbench_med.reporting.record import ANY, accuracies
-from robustbench_med.studies.run import RunConfig, prepare, run, run_all
+from robustbench_med.studies.run import run, run_all
 from robustbench_med.util.config import build
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import sha256_file

@@ -15,13 +15,14 @@ from conftest import Robmed
 from tiny import ATTACKS as REGISTERED
 from tiny import CHANNELS, CLASSES, ConvNet, labelled_by, plan_of, random_split, seeded, threat_of
 
-from robustbench_med.evaluation.batches import Outcomes
+from robustbench_med.evaluation.outcomes import Outcomes
+from robustbench_med.evaluation.prepare import RunConfig
+from robustbench_med.measure.accuracy import Accuracy
 from robustbench_med.measure.statistics import Estimate
 from robustbench_med.reporting.board import boards
-from robustbench_med.reporting.record import Accuracy
 from robustbench_med.studies import curve, modalities
 from robustbench_med.studies import run as pipeline
-from robustbench_med.studies.run import Result, RunConfig
+from robustbench_med.studies.run import Result
 from robustbench_med.studies.suite import Entry, Suite, run_suite
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import write_json

@@ -20,7 +20,10 @@ from robustbench_med.data.phantom import Phantom
 from robustbench_med.evaluation.batches import load_batch
 from robustbench_med.models.load import build_model, config_from_card, load_weights, model_config
 from robustbench_med.training import train as training
-from robustbench_med.training.train import TrainConfig, Trainer, train
+from robustbench_med.training.augment import Augmentation, augment, geometry
+from robustbench_med.training.card import predictions
+from robustbench_med.training.recipe import TrainConfig
+from robustbench_med.training.train import Trainer, train
 from robustbench_med.util.config import build
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import sha256_file
@@ -75,7 +78,7 @@ def test_a_tiny_recipe_trains(tmp_path: Path, splits: dict[str, Split]) -> None:
     assert history[-1]["loss"] < history[0]["loss"]
     model = build_model(config_from_card(card, ""), splits["test"].info)
     load_weights(model, trained.weights)
-    predicted = training.predictions(model.eval(), splits["test"], config, 1, "x")
+    predicted = predictions(model.eval(), splits["test"], config, 1, "x")
     accuracy = (predicted["side"][0] == splits["test"].labels["side"]).mean()
     assert card["metrics"]["test"]["side"]["accuracy"]["value"] == pytest.approx(accuracy)
 
@@ -172,7 +175,7 @@ def test_augmentation_keeps_the_box_and_the_pairing(splits: dict[str, Split]) ->
     inputs = load_batch(splits["train"], np.arange(16), "cpu").inputs
     how = recipe().augmentation
     torch.manual_seed(0)
-    moved = training.augment(inputs, how, splits["train"].info)
+    moved = augment(inputs, how, splits["train"].info)
     for name, x in moved.items():
         assert x.shape == inputs[name].shape
         assert 0 <= x.min() <= x.max() <= 1
@@ -181,22 +184,22 @@ def test_augmentation_keeps_the_box_and_the_pairing(splits: dict[str, Split]) ->
     torch.manual_seed(0)
     same = {"mr": inputs["mr"], "ct": inputs["mr"]}
     geometry = replace(how, contrast=0.0, brightness=0.0)
-    twins = training.augment(same, geometry, splits["train"].info)
+    twins = augment(same, geometry, splits["train"].info)
     torch.testing.assert_close(twins["mr"], twins["ct"])
-    still = training.augment(inputs, training.Augmentation(mirror=False), splits["train"].info)
+    still = augment(inputs, Augmentation(mirror=False), splits["train"].info)
     torch.testing.assert_close(still["mr"], inputs["mr"], atol=1e-4, rtol=0)
 
 
 def test_augmentation_flips_and_turns_but_never_shears(splits: dict[str, Split]) -> None:
     info = replace(splits["train"].info, mirror=("horizontal", "vertical"))
-    how = training.Augmentation(rotate=180, zoom=0.2)
+    how = Augmentation(rotate=180, zoom=0.2)
     torch.manual_seed(0)
-    linear = training.geometry(500, how, info)[:, :, :2]
+    linear = geometry(500, how, info)[:, :, :2]
     gram = linear.mT @ linear
     scale = torch.linalg.det(linear).abs()
     assert torch.allclose(gram, scale[:, None, None] * torch.eye(2), atol=1e-5)
     assert 0.3 < (torch.linalg.det(linear) < 0).float().mean() < 0.7
-    assert (torch.linalg.det(training.geometry(50, how, replace(info, mirror=()))[:, :, :2]) > 0).all()
+    assert (torch.linalg.det(geometry(50, how, replace(info, mirror=()))[:, :, :2]) > 0).all()
 
 
 def test_a_device_that_is_not_there_ends_in_one_line(tmp_path: Path) -> None:

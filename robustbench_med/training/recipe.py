@@ -1,0 +1,81 @@
+"""Training recipes, as configs/train has them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from robustbench_med.training.augment import Augmentation
+from robustbench_med.training.opponent import AdversarialTraining
+from robustbench_med.util.config import build, find, read_yaml
+from robustbench_med.util.errors import UserError
+from robustbench_med.util.fields import Fraction
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training recipe: AdamW, linear warm-up and cosine decay, class-weighted cross-entropy.
+
+    Attributes:
+        model: a model's name or config path.
+        model_options: architecture options on top (say, {"width": 0.25}).
+        dataset: the data set's name.
+        warmup: share of all steps over which the learning rate rises.
+        noise_warmup: share of the epochs over which random layers' noise rises from 0 to its full
+            size, which eases the start of nets with attention noise; best weights are picked after.
+        class_balance: weight each class by the inverse of its frequency to this power (0: none,
+            1: every class counts the same).
+        norm_momentum: of batch norm's running statistics while training. Keras' 0.01 lags so far
+            behind a high learning rate that validation says little until the rate falls.
+        gradient_clip: longest gradient of a step; 0 for none.
+        patience: stop after so many epochs without a better validation score.
+        threads: CPU threads; part of the recipe, since sums depend on how they are split.
+        channels_last: keep images and kernels in the layout that is a third faster on CPUs; part of
+            the recipe for the same reason.
+        adversarial: train on attacked images.
+    """
+
+    model: str
+    dataset: str
+    epochs: int
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 64
+    learning_rate: Fraction = 1e-3
+    weight_decay: Fraction = 1e-2
+    warmup: float = 0.1
+    noise_warmup: float = 0.0
+    class_balance: float = 1.0
+    label_smoothing: float = 0.0
+    norm_momentum: float = 0.1
+    gradient_clip: float = 1.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    patience: int = 1000
+    seed: int = 0
+    threads: int = 1
+    channels_last: bool = False
+    device: str = "cpu"
+    adversarial: AdversarialTraining | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch_size, self.threads) < 1 or not 0 < self.learning_rate < math.inf:
+            raise UserError(
+                "recipe: epochs, batch_size and threads must be 1 or more, learning_rate positive"
+            )
+        if not 0 <= self.warmup < 1 or not 0 <= self.noise_warmup * self.epochs <= self.epochs - 1:
+            raise UserError(
+                "recipe: warmup and noise_warmup are shares below 1; the last epoch has all the noise"
+            )
+        if self.adversarial and self.adversarial.warmup * self.epochs > self.epochs - 1:
+            raise UserError("recipe: adversarial: the last epoch needs the whole radius; lower warmup")
+
+
+def train_config(name: str) -> TrainConfig:
+    """A recipe by the name it ships under (``configs/train``) or by its path.
+
+    Raises:
+        UserError: unknown name, or a config that does not parse.
+    """
+    path = find("training", "train", name)
+    return build(TrainConfig, read_yaml(path), str(path))
