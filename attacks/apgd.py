@@ -12,8 +12,7 @@ from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target, remaining, take
 from robustbench_med.api.objective import Loss, loss_by_name, targeted_dlr
-from robustbench_med.api.registry import unknown
-from robustbench_med.util.errors import UserError
+from robustbench_med.util.errors import UserError, unknown
 
 MOMENTUM = 0.75  # alpha of the paper's eq. 1
 TARGETED = "targeted-dlr"

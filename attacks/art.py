@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_med.api.attack import Attack, Batch, Target
-from robustbench_med.api.registry import unknown
 from robustbench_med.api.threat import Budget, Norm
 from robustbench_med.attacks._image import (
     Capability,
@@ -26,7 +25,7 @@ from robustbench_med.attacks._image import (
     check_options,
     image_size,
 )
-from robustbench_med.util.errors import UserError
+from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.fields import Fraction
 
 # What AutoAttack was published with: steps of APGD, queries of Square.

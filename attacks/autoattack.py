@@ -9,12 +9,11 @@ from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Batch, Best, Target, take
 from robustbench_med.api.objective import margin
-from robustbench_med.api.registry import unknown
 from robustbench_med.attacks.apgd import APGD
 from robustbench_med.attacks.fab import FAB
 from robustbench_med.attacks.square import Square
 from robustbench_med.attacks.transfer import Transfer
-from robustbench_med.util.errors import UserError
+from robustbench_med.util.errors import UserError, unknown
 
 VERSIONS = ("standard", "rand", "stochastic")
 FRESH = 20  # draws in each of which a sample of a random model must be broken to be left alone

@@ -10,7 +10,6 @@ from typing import Any, Literal
 from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Batch, Target
-from robustbench_med.api.registry import unknown
 from robustbench_med.api.threat import Budget, Norm
 from robustbench_med.attacks._image import (
     Capability,
@@ -19,7 +18,7 @@ from robustbench_med.attacks._image import (
     check_options,
     extra_missing,
 )
-from robustbench_med.util.errors import UserError
+from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.fields import Fraction
 
 # Names that this adapter sets by fields of its own.

@@ -9,7 +9,6 @@ from typing import Any, Literal
 from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Batch, Target
-from robustbench_med.api.registry import unknown
 from robustbench_med.api.threat import Budget
 from robustbench_med.attacks._image import (
     Capability,
@@ -18,7 +17,7 @@ from robustbench_med.attacks._image import (
     extra_missing,
     square_fits,
 )
-from robustbench_med.util.errors import UserError
+from robustbench_med.util.errors import UserError, unknown
 
 # Attacks by variant, and the attack of this harness in their place.
 PARTS = {

@@ -10,7 +10,6 @@ from typing import Any, Literal
 from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Batch, Target
-from robustbench_med.api.registry import unknown
 from robustbench_med.api.threat import Budget, Norm
 from robustbench_med.attacks._image import (
     Capability,
@@ -20,7 +19,7 @@ from robustbench_med.attacks._image import (
     image_size,
     square_fits,
 )
-from robustbench_med.util.errors import UserError
+from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.fields import Fraction
 
 DRAWS = "eot_iter"

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustbench_med.api.registry import unknown
-from robustbench_med.util.errors import UserError
+from robustbench_med.util.errors import UserError, unknown
 
 MAX_JOINT_CLASSES = 4096
 LEAK = 0.01  # weight of a broken head beside those that stand, where all must fall

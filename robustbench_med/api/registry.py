@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
-from robustbench_med.util.errors import UserError
+from robustbench_med.util.errors import UserError, unknown
 
 T = TypeVar("T")
 
@@ -70,12 +68,3 @@ class Registry(Generic[T]):
 def provider(entry: EntryPoint) -> str:
     """The distribution an entry point came from."""
     return entry.dist.name if entry.dist else "an unknown package"
-
-
-def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that does not exist, with the nearest one that does."""
-    names = sorted(known)
-    spelt = {n.lower(): n for n in names}
-    near = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.5)
-    hint = f"did you mean {spelt[near[0]]!r}?" if near else f"there are: {', '.join(names) or 'none'}"
-    return UserError(f"unknown {kind} {name!r}; {hint}")

@@ -9,10 +9,10 @@ from typing import Any
 from robustbench_med.api.attack import Attack
 from robustbench_med.api.data import DatasetInfo
 from robustbench_med.api.objective import Goal
-from robustbench_med.api.registry import Registry, unknown
+from robustbench_med.api.registry import Registry
 from robustbench_med.api.threat import Budget, Norm, ThreatModel
 from robustbench_med.util.config import build
-from robustbench_med.util.errors import UserError
+from robustbench_med.util.errors import UserError, unknown
 
 ATTACKS: Registry[type[Attack]] = Registry("attack", "robustbench_med.attacks")
 LINF_DEFAULT = 4 / 255

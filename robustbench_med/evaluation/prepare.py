@@ -9,7 +9,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from robustbench_med.api.data import Split
-from robustbench_med.api.registry import unknown
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation.adversary import (
     LINF_DEFAULT,
@@ -26,7 +25,7 @@ from robustbench_med.models.load import (
     model_names,
 )
 from robustbench_med.util.config import build, find, read_yaml
-from robustbench_med.util.errors import UserError
+from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.fields import Fraction
 from robustbench_med.util.seeding import derive
 

@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from robustbench_med.api.data import DatasetInfo
 from robustbench_med.api.defense import Defense
 from robustbench_med.api.model import FusionModel
-from robustbench_med.api.registry import Registry, unknown
+from robustbench_med.api.registry import Registry
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.util.config import build, find, read_yaml, scalar, shipped
-from robustbench_med.util.errors import UserError
+from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.fields import STRICT
 from robustbench_med.util.files import (
     read_json,

@@ -29,7 +29,6 @@ import numpy as np
 from filelock import FileLock
 
 from robustbench_med.api.data import DatasetInfo, Split
-from robustbench_med.api.registry import unknown
 from robustbench_med.evaluation.prepare import load_split, load_trained
 from robustbench_med.evaluation.votes import count_all
 from robustbench_med.measure.accuracy import ANY
@@ -48,7 +47,7 @@ from robustbench_med.reporting import certificate, leaderboard
 from robustbench_med.reporting.record import describe_dataset, describe_model, identify
 from robustbench_med.studies.run import folder_name
 from robustbench_med.util.config import build
-from robustbench_med.util.errors import UserError
+from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.fields import Fraction
 from robustbench_med.util.files import require_writable, write_json
 from robustbench_med.util.progress import progress_bar

@@ -9,14 +9,13 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict
 
-from robustbench_med.api.registry import unknown
 from robustbench_med.data.catalog import SOURCES, load_dataset
 from robustbench_med.evaluation.prepare import RunConfig
 from robustbench_med.models.load import default_weights, model_names
 from robustbench_med.reporting import suite as report
 from robustbench_med.studies.run import audit_config, run, run_id
 from robustbench_med.util.config import build, find, read_yaml
-from robustbench_med.util.errors import UserError
+from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.fields import STRICT
 from robustbench_med.util.files import read_json, write_text
 

@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from robustbench_med.api.registry import unknown
-from robustbench_med.util.errors import UserError
+from robustbench_med.util.errors import UserError, unknown
 
 T = TypeVar("T")
 

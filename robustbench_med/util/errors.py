@@ -1,4 +1,9 @@
-"""The one exception a user is meant to read."""
+"""The one exception a user is meant to read, and the sentence for a name that does not exist."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -7,3 +12,12 @@ class UserError(Exception):
     The message is one line that says what is wrong, where, and how to mend it. The command line
     prints it without a traceback and exits with code 2. Anything else that is raised is a bug.
     """
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that does not exist, with the nearest one that does."""
+    names = sorted(known)
+    spelt = {n.lower(): n for n in names}
+    near = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.5)
+    hint = f"did you mean {spelt[near[0]]!r}?" if near else f"there are: {', '.join(names) or 'none'}"
+    return UserError(f"unknown {kind} {name!r}; {hint}")
