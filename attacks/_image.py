@@ -1,16 +1,17 @@
 """The model as attack libraries know models: one image in, one row of logits out.
 
-All attacked modalities are the channels of one image, the others stay outside as context, and the
-heads become one label. What that cannot say is refused (``one_budget``). Whatever a library claims
-about success is not read: the harness checks ball and box and scores the images itself.
+All attacked modalities are the channels of one image (or volume, or signal, where a library does not mind),
+the others stay outside as context, and the questions become one label. What that cannot say is refused
+(``one_budget``). Whatever a library claims about success is not read: the harness checks ball and box and
+scores the images itself.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,12 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustbench_med.api.attack import Batch, Target
-from robustbench_med.api.objective import joint_labels, joint_logits
-from robustbench_med.api.threat import Budget, Norm
-from robustbench_med.util.errors import UserError
-from robustbench_med.util.seeding import derive
+from robustbench_med.api import UNKNOWN, Batch, Budget, Goal, Norm, Target, UserError, derive
+from robustbench_med.attacks._draws import RowDraws
 
+MAX_JOINT_CLASSES = 4096
 # Index bits lie at 0 and 1 and are told apart at 0.5; the rest is room for rounding.
 MAX_INDEX_EPSILON = 0.49
 
@@ -48,6 +47,8 @@ class Capability:
             index channel would be lost.
         classes: fewest classes that do not crash it.
         averages: takes the mean gradient over as many EOT draws as it is told, and decides nothing by one.
+        any_rank: takes volumes and signals as well as images.
+        one_by_one: works through the samples of a batch anyway, and draws as it goes: it gets them singly.
     """
 
     name: str
@@ -57,6 +58,8 @@ class Capability:
     wanders: bool = False
     classes: int = 2
     averages: bool = False
+    any_rank: bool = False
+    one_by_one: bool = False
 
     def refusal(self, target: Target, reason: str, instead: str | None = None) -> UserError:
         """The one line that says what the library cannot do and which attack can.
@@ -75,27 +78,50 @@ class Capability:
             UserError: what the library would silently approximate, or crash on.
         """
         budgets = list(target.threat.budgets.values())
+        self._refuse_shapes(target, batch)
         if len(set(budgets)) > 1:
             raise self.refusal(target, "cannot give modalities their own radii")
         if len(budgets) > 1 and budgets[0].norm == "l2" and not target.threat.joint:
             reason = "has one L2 ball for all modalities together (--norm l2-joint), not one for each"
             raise self.refusal(target, reason)
-        if len({batch.inputs[name].shape[2:] for name in target.threat.budgets}) > 1:
-            raise self.refusal(target, "cannot attack modalities of different sizes together")
         if target.eot > 1 and not self.averages:
             raise self.refusal(target, "cannot average over EOT draws")
-        if target.goal.head == "all":
-            raise self.refusal(target, "cannot aim at all heads at once")
         if budgets[0].norm not in self.norms:
             # Of the native attacks pgd is the one that surely knows both norms.
             reason = f"works in {' and '.join(self.norms)}, not {budgets[0].norm}"
             raise self.refusal(target, reason, "pgd")
-        if (budgets[0].low, budgets[0].high) != (0.0, 1.0):
-            raise self.refusal(target, "knows no box but [0, 1]")
+        self._refuse_goals(target, batch)
+        return budgets[0]
+
+    def _refuse_shapes(self, target: Target, batch: Batch) -> None:
+        for name, budget in target.threat.budgets.items():
+            kind = target.model.takes[name].kind
+            if kind == "table" or (kind != "image" and not self.any_rank):
+                reason = f"takes {'no tables' if self.any_rank else 'images only'}, and {name} is a {kind}"
+                raise self.refusal(target, reason)
+            if not budget.box.is_plain:
+                raise self.refusal(target, f"knows no box but [0, 1] with every element free ({name})")
+        if len({batch.inputs[name].shape[2:] for name in target.threat.budgets}) > 1:
+            raise self.refusal(target, "cannot attack modalities of different sizes together")
+
+    def _refuse_goals(self, target: Target, batch: Batch) -> None:
+        goal = target.goal
+        if goal.aim == "all":
+            raise self.refusal(target, "cannot aim at all heads at once")
+        if goal.towards is not None:
+            raise self.refusal(target, "cannot aim at a chosen answer")
+        if not target.model.differentiable:
+            raise self.refusal(target, "needs a model of torch layers", "square")
+        if any(head.logits_need_labels for head, _ in goal.aimed):
+            raise self.refusal(target, "takes heads whose answers are classes")
+        if any((batch.labels[head.name] == UNKNOWN).any() for head, _ in goal.aimed):
+            raise self.refusal(target, "cannot leave out questions whose answer is unknown")
+        if class_count(target) > MAX_JOINT_CLASSES:
+            reason = f"would see {class_count(target)} combinations of answers as classes"
+            raise self.refusal(target, f"{reason}, over {MAX_JOINT_CLASSES} (--head aims at one)")
         if class_count(target) < self.classes:
             reason = f"crashes with {class_count(target)} classes, it needs {self.classes}"
             raise self.refusal(target, reason)
-        return budgets[0]
 
     def matching(self, target: Target, batch: Batch) -> Matching:
         """The cheapest way that gives every image the context of its own sample.
@@ -104,6 +130,8 @@ class Capability:
         an L2 ball it would take a part wherever the attack adds noise to it.
         """
         budgets = target.threat.budgets
+        if self.one_by_one:
+            return "alone"
         if not (self.sub_selects or self.wanders) or len(budgets) == len(batch.inputs):
             return "order"
         pixels = math.prod(batch.inputs[next(iter(budgets))].shape[2:])
@@ -144,19 +172,22 @@ class OneImage(nn.Module):
             image.register_hook(torch.Tensor.contiguous)  # type: ignore[no-untyped-call]
         image = image.to(self.anchor.dtype)  # NumPy turns the images of some libraries into doubles
         inputs = {**self._context_of(image), **self._parts(image)}
-        logits: dict[str, Tensor] = self.target.model(inputs)
-        head = self.target.goal.head
-        row = joint_logits(logits) if head == "any" else logits[head]
+        self.target.name_pass(self._names(len(image)))
+        row = joint_logits(self.target.goal, self.target.model(inputs), self.batch.labels)
         if image.requires_grad and not row.requires_grad:
             raise self.target.no_gradient()
         if row.requires_grad:
             row.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
         return row
 
+    def _names(self, count: int) -> Sequence[str]:
+        """What tells the draws of the rows apart; of a library that picks samples, only by their place."""
+        ids = self.batch.ids
+        return ids if count == len(ids) else [f"{ids[0]} and others, {row}" for row in range(count)]
+
     def label(self) -> Tensor:
-        """The label (B,) of each sample; that of the heads' product where any head may fall."""
-        head, labels = self.target.goal.head, self.batch.labels
-        return joint_labels(labels, self.target.model.classes) if head == "any" else labels[head]
+        """The label (B,) of each sample; that of the questions' product where any may fall."""
+        return joint_labels(self.target.goal, self.batch.labels)
 
     def join(self) -> Tensor:
         """The attacked modalities as channels of one image (B, C, H, W), and the index if needed."""
@@ -208,8 +239,36 @@ class OneImage(nn.Module):
 
 def class_count(target: Target) -> int:
     """Classes of the one head that a library sees."""
-    classes, head = target.model.classes, target.goal.head
-    return math.prod(classes.values()) if head == "any" else classes[head]
+    return math.prod(answers_of(target.goal))
+
+
+def answers_of(goal: Goal) -> list[int]:
+    """How many answers each question aimed at has."""
+    return [len(head.answers) for head, chosen in goal.aimed for _ in chosen]
+
+
+def joint_logits(goal: Goal, scores: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
+    """Several questions as one, whose classes are the combinations of their answers: (B, K1·K2·…).
+
+    Its logits are sums, so its cross-entropy is the sum of theirs, and it is wrong exactly when any is.
+    """
+    count = len(next(iter(scores.values())))
+    some = {name: y[:1].expand(count, *y.shape[1:]) for name, y in labels.items()}  # shapes only
+    parts = [logits.unbind(1) for logits, _ in goal.parts(scores, some)]
+    first, *others = [z for questions in parts for z in questions]
+    for z in others:
+        first = (first[:, :, None] + z[:, None, :]).flatten(1)
+    return first
+
+
+def joint_labels(goal: Goal, labels: Mapping[str, Tensor]) -> Tensor:
+    """Labels (B,) of several questions as one label of ``joint_logits``."""
+    chosen = [labels[h.name].reshape(len(labels[h.name]), -1)[:, list(q)] for h, q in goal.aimed]
+    columns = torch.cat(chosen, 1)
+    out = torch.zeros_like(columns[:, 0])
+    for column, count in zip(columns.unbind(1), answers_of(goal), strict=True):
+        out = out * count + column
+    return out
 
 
 def attack_as_one_image(
@@ -230,12 +289,17 @@ def attack_as_one_image(
     matching = capability.matching(target, batch)
     numbers = torch.arange(len(batch))[:, None]
     parts = [batch.take(number) for number in numbers] if matching == "alone" else [batch]
-    found = []
+    seed, found = derive(target.seed, capability.name.partition(":")[0]), []
     for part in parts:
         model = OneImage(target, part, matching)
-        seed = derive(target.seed, capability.name.partition(":")[0], *part.ids)
-        with isolated(seed, model.device):
-            found.append(model.split(attack(model, budget, seed)))
+        rows = [derive(seed, sample) for sample in part.ids]
+        # A library that picks samples draws for rows that nobody can name.
+        by_row = RowDraws(rows) if not capability.sub_selects else nullcontext()
+        single = (
+            rows[0] if matching == "alone" else derive(seed, *part.ids) if capability.sub_selects else seed
+        )
+        with isolated(single, model.device), by_row:
+            found.append(model.split(attack(model, budget, single)))
     return {**batch.inputs, **{name: torch.cat([f[name] for f in found]) for name in found[0]}}
 
 

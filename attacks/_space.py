@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from robustbench_med.api.attack import take
-from robustbench_med.api.threat import Budget, ThreatModel
+from robustbench_med.api import Budget, ThreatModel, take
 
 # Newton's method below ends after 3 to 8 rounds; an end is needed for inputs made to defeat it.
 ROUNDS = 50
@@ -46,8 +45,8 @@ class Space:
         budgets = {name: budget for name, budget in threat.budgets.items() if budget.epsilon > 0}
         if not budgets:
             return None
-        low = [((b.low - clean[n]) / b.epsilon).flatten(1) for n, b in budgets.items()]
-        high = [((b.high - clean[n]) / b.epsilon).flatten(1) for n, b in budgets.items()]
+        low = [_reach(b, clean[n], b.box.lowest(clean[n])) for n, b in budgets.items()]
+        high = [_reach(b, clean[n], b.box.highest(clean[n])) for n, b in budgets.items()]
         return cls(budgets, clean, torch.cat(low, 1), torch.cat(high, 1), threat.joint)
 
     def take(self, index: Tensor) -> Space:
@@ -55,7 +54,7 @@ class Space:
         return replace(self, clean=take(self.clean, index), low=self.low[index], high=self.high[index])
 
     def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
-        """The part (B, pixels) of every modality that can move."""
+        """The part (B, N_part) of every modality that can move."""
         parts: tuple[Tensor, ...] = torch.split(
             vectors, [self.clean[n].shape[1:].numel() for n in self.budgets], 1
         )
@@ -74,18 +73,20 @@ class Space:
         """All modalities, moved by ``vectors``."""
         moved = dict(self.clean)
         for (name, budget), part in zip(self.budgets.items(), self.split(vectors), strict=True):
-            clean = self.clean[name]
-            moved[name] = (clean + budget.epsilon * part.view_as(clean)).clamp_(budget.low, budget.high)
+            clean, box = self.clean[name], budget.box
+            moved[name] = box.clamp(clean + box.in_values(budget.epsilon * part.view_as(clean)), clean)
         return moved
 
     def vectors(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """The inverse of ``inputs``."""
-        parts = [(inputs[n] - self.clean[n]).flatten(1) / b.epsilon for n, b in self.budgets.items()]
+        parts = [
+            b.box.in_units(inputs[n] - self.clean[n]).flatten(1) / b.epsilon for n, b in self.budgets.items()
+        ]
         return torch.cat(parts, 1)
 
     def gradient(self, gradients: Mapping[str, Tensor]) -> Tensor:
         """Gradients with respect to the inputs as one with respect to the vectors, (B, N)."""
-        parts = [gradients[name].flatten(1) * b.epsilon for name, b in self.budgets.items()]
+        parts = [b.box.slope(gradients[name]).flatten(1) * b.epsilon for name, b in self.budgets.items()]
         return torch.cat(parts, 1)
 
     def lengths(self, vectors: Tensor) -> Tensor:
@@ -120,6 +121,11 @@ class Space:
         if norms == ["l2"]:
             return torch.minimum(water_level(weight, weight, room, goal)[:, None] * weight, room)
         return shortest_in_product(norms, self.blocks(weight), self.blocks(room), goal)
+
+
+def _reach(budget: Budget, clean: Tensor, end: float | Tensor) -> Tensor:
+    """How far it is from the clean values to an end of the range, in units of the radius."""
+    return (budget.box.in_units(end - clean) / budget.epsilon).flatten(1)
 
 
 def water_level(weight: Tensor, speed: Tensor, cap: Tensor, goal: Tensor) -> Tensor:

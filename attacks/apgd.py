@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target, remaining, take
-from robustbench_med.api.objective import Loss, loss_by_name, targeted_dlr
-from robustbench_med.util.errors import UserError, unknown
+from robustbench_med.api import (
+    Aim,
+    Attack,
+    Batch,
+    Best,
+    Evaluation,
+    Loss,
+    Target,
+    UserError,
+    loss_by_name,
+    per_sample,
+    remaining,
+    take,
+    targeted_dlr,
+    unknown,
+)
 
 MOMENTUM = 0.75  # alpha of the paper's eq. 1
 TARGETED = "targeted-dlr"
@@ -29,9 +41,9 @@ class APGD(Attack):
         steps: iterations of each start; the checkpoints of the step size follow from it.
         restarts: starts on the surface of the ball; each goes on with the samples that still stand.
         loss: "cross-entropy", "dlr", "margin", or "targeted-dlr" (one run for each target). Where any of
-            several heads may fall, "dlr" and "margin" follow the head that is nearest to falling and could
-            miss another: they have one run for each head.
-        targets: most wrong classes to aim at with "targeted-dlr", those of the highest logits first.
+            several questions may fall, "dlr" and "margin" follow the one that is nearest to falling and could
+            miss another: they have one run for each.
+        targets: most wrong answers to aim at with "targeted-dlr", those of the highest logits first.
         rho: share of steps that must raise the loss for the step size to stay.
     """
 
@@ -58,26 +70,32 @@ class APGD(Attack):
     def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
         targeted = self.loss == TARGETED
         loss = targeted_dlr if targeted else loss_by_name(self.loss)
-        goals = [target.goal] if targeted or loss.any_head == "sum" else target.goal.alone(list(batch.labels))
-        # Losses of different targets or heads do not compare; their margins do.
-        best = Best(batch, target, by="margin" if targeted or len(goals) > 1 else "loss")
-        aims: list[tuple[Tensor, ...]] = [()]
-        if targeted:
-            aims = target.goal.candidates(target.scores(batch.inputs), batch.labels, self.targets)
+        rounds = self._rounds(target, batch, loss)
+        # Losses of different targets or questions do not compare; their margins do.
+        best = Best(batch, target, by="margin" if targeted or len(rounds) > 1 else "loss")
+        count = sum(len(lanes) for lanes in rounds) if targeted else 1
+        for start in range(self.restarts):
+            first = start * count
+            for lanes in rounds:
+                index = best.standing()
+                if len(index) == 0:
+                    return best.inputs
+                _Climb(self, target, batch, loss, best, index, lanes).run(first)
+                first += len(lanes) if targeted else 0
+        return best.inputs
+
+    def _rounds(self, target: Target, batch: Batch, loss: Loss) -> list[list[Aim]] | list[list[None]]:
+        """What is climbed for one after another; the aims in one list at the same time, in lanes."""
+        if self.loss != TARGETED:
+            return [[aimed.aim] for aimed in target.rounds(batch, loss)]  # type: ignore[return-value]
+        aims = target.goal.candidates(target.scores(batch), batch.labels, self.targets)
         # The likeliest target alone breaks most samples that can be broken; the others at once are
         # as many passes as one after another, but fewer and larger ones.
-        rounds = [(goal, lanes) for goal in goals for lanes in (aims[:1], aims[1:]) if lanes]
-        for start, (goal, lanes) in product(range(self.restarts), rounds):
-            index = best.standing()
-            if len(index) == 0:
-                break
-            first = start * len(aims) + (0 if lanes[0] is aims[0] else 1)
-            _Climb(self, replace(target, goal=goal), batch, loss, best, index, lanes).run(first)
-        return best.inputs
+        return [lanes for lanes in (aims[:1], aims[1:]) if lanes]
 
 
 class _Climb:
-    """One start on the samples at ``index`` in several lanes, one for each target.
+    """One start on the samples at ``index`` in several lanes, one for each aim.
 
     A sample that is done leaves with all its lanes (see ``Best.unfinished``); the rest is attacked on.
     """
@@ -90,13 +108,14 @@ class _Climb:
         loss: Loss,
         best: Best,
         index: Tensor,
-        lanes: Sequence[tuple[Tensor, ...]],
+        lanes: Sequence[Aim] | Sequence[None],
     ) -> None:
         self.attack, self.target, self.loss, self.best = attack, target, loss, best
         self.lanes = len(lanes)
         self.index = index.repeat(self.lanes)
-        self.batch = batch.take(self.index)
-        self.aim = tuple(torch.cat([t[index] for t in column]) for column in zip(*lanes, strict=True))
+        self.single = batch.take(index)
+        aims = [aim.take(index) for aim in lanes if aim is not None]
+        self.batch = self.single.lined_up(aims) if aims else self.single
         self.checkpoints = checkpoints(attack.steps)
 
     def run(self, first: int) -> None:
@@ -113,8 +132,7 @@ class _Climb:
                 self.state.adapt(self.attack.rho, step - self.checkpoints[step])
 
     def _start(self, first: int) -> dict[str, Tensor]:
-        count, threat = len(self.index) // self.lanes, self.target.threat
-        one = self.batch.take(torch.arange(count, device=self.index.device))
+        one, threat = self.single, self.target.threat
         starts = [
             threat.surface_start(one.inputs, one.ids, self.target.seed, first + lane)
             for lane in range(self.lanes)
@@ -122,14 +140,13 @@ class _Climb:
         return {name: torch.cat([start[name] for start in starts]) for name in one.inputs}
 
     def _look(self, inputs: Mapping[str, Tensor], gradient: bool = True) -> Evaluation:
-        seen = self.target.evaluate(inputs, self.batch.labels, self.loss, gradient, self.aim)
+        seen = self.target.evaluate(self.batch, inputs, self.loss, gradient)
         self.best.update(self.index, inputs, seen)
         return seen
 
     def _step(self, first: bool, last: bool) -> None:
         state, clean, threat = self.state, self.batch.inputs, self.target.threat
-        factor = state.factor.view(-1, 1, 1, 1)
-        steps = {name: 2 * budget.epsilon * factor for name, budget in threat.budgets.items()}
+        steps = {name: 2 * budget.epsilon * state.factor for name, budget in threat.budgets.items()}
         moved = threat.project(threat.ascend(state.now, state.gradients, steps), clean)
         if not first:
             for name in threat.budgets:
@@ -146,7 +163,6 @@ class _Climb:
         if len(still) == len(self.index):
             return
         self.index, self.batch = self.index[still], self.batch.take(still)
-        self.aim = tuple(t[still] for t in self.aim)
         self.state = self.state.take(still)
 
 
@@ -238,7 +254,7 @@ def checkpoints(steps: int) -> dict[int, int]:
 
 def _where(which: Tensor, yes: Mapping[str, Tensor], no: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``yes`` for the samples of ``which`` (B,), ``no`` for the others."""
-    shaped = which.view(-1, 1, 1, 1)
     return {
-        name: yes[name] if yes[name] is no[name] else torch.where(shaped, yes[name], no[name]) for name in no
+        name: x if yes[name] is x else torch.where(per_sample(which, x), yes[name], x)
+        for name, x in no.items()
     }

@@ -5,19 +5,18 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustbench_med.api.attack import Attack, Batch, Target
-from robustbench_med.api.threat import Budget, Norm
+from robustbench_med.api import Attack, Batch, Budget, Fraction, Norm, Target, UserError, derive, unknown
 from robustbench_med.attacks._image import (
     Capability,
     OneImage,
@@ -25,8 +24,6 @@ from robustbench_med.attacks._image import (
     check_options,
     image_size,
 )
-from robustbench_med.util.errors import UserError, unknown
-from robustbench_med.util.fields import Fraction
 
 # What AutoAttack was published with: steps of APGD, queries of Square.
 PUBLISHED_STEPS, PUBLISHED_QUERIES = 100, 5000
@@ -61,6 +58,7 @@ class _Kind:
         norms, sub_selects, wanders, classes: see ``Capability``.
         default_steps: where the library's own default is not as published.
         overshoots: returns images outside the ball, which are then projected.
+        any_rank, one_by_one: see ``Capability``.
     """
 
     short: str
@@ -72,16 +70,18 @@ class _Kind:
     wanders: bool = False
     overshoots: bool = False
     classes: int = 2
+    any_rank: bool = False
+    one_by_one: bool = False
 
 
 KINDS = {
-    "FastGradientMethod": _Kind("FGM", "fgsm"),
-    "ProjectedGradientDescent": _Kind("PGD", "pgd"),
+    "FastGradientMethod": _Kind("FGM", "fgsm", any_rank=True),
+    "ProjectedGradientDescent": _Kind("PGD", "pgd", any_rank=True),
     "CarliniL2Method": _Kind("CW", "cw", ("l2",), sub_selects=True, wanders=True, overshoots=True),
     # Its DLR needs three classes. It lets DeepFool's images be longer than the radius by 1e-4 of it.
     "AutoAttack": _Kind("AutoAttack", "autoattack", sub_selects=True, overshoots=True, classes=3),
     "HopSkipJump": _Kind(
-        "HopSkipJump", "square", knowledge="decisions", sub_selects=True, wanders=True, overshoots=True
+        "HopSkipJump", "hop-skip-jump", knowledge="decisions", overshoots=True, one_by_one=True, any_rank=True
     ),
     # In L2 it divides a new window's length where the paper multiplies it.
     "SquareAttack": _Kind(
@@ -108,6 +108,8 @@ class ARTAdapter(Attack):
         queries: of AutoAttack's Square; 5000 when not given.
         options: other arguments of the class, passed on as they are.
     """
+
+    libraries: ClassVar[tuple[str, ...]] = ("adversarial-robustness-toolbox",)
 
     variant: str = "ProjectedGradientDescent"
     steps: int | None = None
@@ -144,6 +146,11 @@ class ARTAdapter(Attack):
         return {"variant": variant}
 
     @property
+    def follows_samples(self) -> bool:  # type: ignore[override]
+        """Square and AutoAttack's APGD start a sample by its place among those that they picked."""
+        return self._class not in ("SquareAttack", "AutoAttack")
+
+    @property
     def knowledge(self) -> Literal["white box", "scores", "decisions"]:  # type: ignore[override]
         """What the class uses of the model."""
         return self._kind.knowledge
@@ -151,7 +158,14 @@ class ARTAdapter(Attack):
     def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
         kind = self._kind
         capability = Capability(
-            self._name, kind.native, kind.norms, kind.sub_selects, kind.wanders, kind.classes
+            self._name,
+            kind.native,
+            kind.norms,
+            kind.sub_selects,
+            kind.wanders,
+            kind.classes,
+            any_rank=kind.any_rank,
+            one_by_one=kind.one_by_one,
         )
         capability.one_budget(target, batch)
         if self._class in ("SquareAttack", "AutoAttack") and not self._square_fits(target, batch):
@@ -170,7 +184,8 @@ class ARTAdapter(Attack):
             standing = torch.arange(len(image), device=image.device)
         if len(standing) == 0:
             return image
-        with _current(model.device), _seeded_states(seed):
+        rows = [derive(seed, sample) for sample in model.batch.ids]
+        with _current(model.device), _seeded_states(seed), _spheres_by_row(rows):
             attack = self._library_attack(_estimator(model, image), budget, len(standing))
             one_hot = nn.functional.one_hot(label[standing], model.classes)
             found = attack.generate(x=image[standing].cpu().numpy(), y=one_hot.cpu().numpy())
@@ -272,4 +287,29 @@ def _seeded_states(seed: int) -> Iterator[None]:
     """Seed the generators that HopSkipJump makes anew, from the clock, for each image."""
     seeded = functools.partial(np.random.RandomState, seed % 2**32)
     with mock.patch.object(np.random, "RandomState", seeded):
+        yield
+
+
+@contextmanager
+def _spheres_by_row(seeds: Sequence[int]) -> Iterator[None]:
+    """Draw the random starts of FGM and PGD row by row, each from a seed of its own."""
+    from art.attacks.evasion import fast_gradient
+    from art.attacks.evasion.projected_gradient_descent import projected_gradient_descent_pytorch
+
+    original = fast_gradient.random_sphere
+
+    def by_row(points: int, *others: Any) -> Any:
+        if points != len(seeds):
+            return original(points, *others)
+        rows = []
+        for seed in seeds:
+            np.random.seed(seed % 2**32)
+            rows.append(original(1, *others))
+        return np.concatenate(rows)
+
+    homes = (fast_gradient, projected_gradient_descent_pytorch)
+    with (
+        mock.patch.object(homes[0], "random_sphere", by_row),
+        mock.patch.object(homes[1], "random_sphere", by_row),
+    ):
         yield

@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from robustbench_med.api.attack import Attack, Batch, Best, Target, take
-from robustbench_med.api.objective import margin
+from robustbench_med.api import Attack, Batch, Best, Target, UserError, margin, take, unknown
 from robustbench_med.attacks.apgd import APGD
 from robustbench_med.attacks.fab import FAB
 from robustbench_med.attacks.square import Square
 from robustbench_med.attacks.transfer import Transfer
-from robustbench_med.util.errors import UserError, unknown
 
 VERSIONS = ("standard", "rand", "stochastic")
 FRESH = 20  # draws in each of which a sample of a random model must be broken to be left alone
@@ -65,9 +63,11 @@ class AutoAttack(Attack):
         best = Best(batch, target, by="margin")
         index = best.standing()
         for member in self.members:
+            if isinstance(member, Transfer) and target.draws_shared_by == "none":
+                continue  # a deterministic model is its own noise-off twin
             part = batch.take(index)
             found = member.perturb(target, part)
-            seen = target.evaluate(found, part.labels, margin, gradient=False)
+            seen = target.evaluate(part, found, margin, gradient=False)
             best.update(index, found, seen)
             index = _standing(best, index)
             if len(index) == 0:
@@ -80,7 +80,7 @@ def _standing(best: Best, index: Tensor) -> Tensor:
     if best.target.deterministic:
         return best.standing()
     single = replace(best.target, eot=1)
-    inputs, labels = take(best.inputs, index), take(best.batch.labels, index)
+    inputs, part = take(best.inputs, index), best.batch.take(index)
     # The margin of a single draw is positive exactly when the goal is reached in it.
-    draws = [single.evaluate(inputs, labels, margin, gradient=False).margin > 0 for _ in range(FRESH)]
+    draws = [single.evaluate(part, inputs, margin, gradient=False).margin > 0 for _ in range(FRESH)]
     return index[~torch.stack(draws).all(0)]

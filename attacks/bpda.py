@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from robustbench_med.api.attack import Attack, Batch, Target
+from robustbench_med.api import Attack, Batch, Target, UserError
 from robustbench_med.attacks.apgd import APGD
-from robustbench_med.util.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_med.api.attack import Attack, Batch, Best, Target
-from robustbench_med.api.objective import margin
+from robustbench_med.api import Attack, Batch, Best, Target, UserError, margin
 from robustbench_med.attacks._space import Space
-from robustbench_med.util.errors import UserError
 
 # The range of the tanh is this share of the box wider than the box on either side, and cut off there.
 # The slope of the tanh at a pixel of exactly 0 or 1 is then not 0, and black backgrounds can move.
@@ -46,7 +44,8 @@ class Tanh:
 
     def start(self) -> Tensor:
         """The variable at the clean point."""
-        return torch.atanh(-self.middle / self.half)
+        bent = torch.where(self.half > 0, -self.middle / self.half.clamp_min(TINY), 0)
+        return torch.atanh(bent)
 
     def vectors(self, variable: Tensor) -> tuple[Tensor, Tensor]:
         """The perturbation, and its derivative as if the box did not cut it off."""
@@ -83,7 +82,7 @@ class CW(Attack):
     Attributes:
         steps: Adam steps for each c.
         search_steps: values of c tried.
-        step_size: Adam's first, in the variable whose tanh is the image.
+        step_size: Adam's first, in the variable whose tanh is the input.
         confidence: margin (in logits) from which a point counts as adversarial.
     """
 
@@ -116,13 +115,13 @@ class CW(Attack):
                 break
             part, place = batch.take(index), space.take(index)
             inside = target.threat.project(place.inputs(vectors[index]), part.inputs)
-            best.update(index, inside, target.evaluate(inside, part.labels, margin, gradient=False))
+            best.update(index, inside, target.evaluate(part, inside, margin, gradient=False))
         return best.inputs
 
     def minimise(self, target: Target, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """The closest adversarial inputs, which may lie outside the ball, and their distances (B,).
 
-        Distances are in pixel units, or for radii that differ in those of the modality with the
+        Distances are in units of the modality, or for radii that differ in those of the modality with the
         largest; infinite, with the clean inputs, where nothing adversarial was found.
         """
         space = _space(target, batch)
@@ -135,7 +134,7 @@ class CW(Attack):
     def _closest(self, target: Target, batch: Batch, space: Space) -> Closest:
         """Search for c on the samples that are not adversarial as they are."""
         closest = Closest(space.low)
-        seen = target.evaluate(batch.inputs, batch.labels, margin)
+        seen = target.evaluate(batch, batch.inputs, margin)
         closest.update(closest.vectors, seen.margin > self.confidence)
         index = torch.nonzero(closest.lengths > 0).squeeze(1)
         if len(index) > 0:
@@ -167,7 +166,7 @@ class CW(Attack):
         reached = torch.zeros_like(weight, dtype=torch.bool)
         for _ in range(self.steps):
             vectors, bend = box.vectors(adam.variable)
-            seen = target.evaluate(space.inputs(vectors), batch.labels, margin)
+            seen = target.evaluate(batch, space.inputs(vectors), margin)
             adversarial = seen.margin > self.confidence
             closest.update(vectors, adversarial)
             reached |= adversarial

@@ -9,17 +9,25 @@ nothing differs.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target, remaining
-from robustbench_med.api.objective import difference, margin
+from robustbench_med.api import (
+    Attack,
+    Batch,
+    Best,
+    Evaluation,
+    Target,
+    UserError,
+    difference,
+    margin,
+    remaining,
+)
 from robustbench_med.attacks._space import Space
-from robustbench_med.util.errors import UserError
 
 
 class Point(NamedTuple):
@@ -118,7 +126,7 @@ class FAB(Attack):
             # The walk minimises the distance and may end outside; what it found still hurts inside.
             part, place = batch.take(index), space.take(index)
             inside = target.threat.project(place.inputs(vectors), part.inputs)
-            seen = target.evaluate(inside, part.labels, margin, gradient=False)
+            seen = target.evaluate(part, inside, margin, gradient=False)
             kept.best.update(index, inside, seen)
         return kept.best.inputs
 
@@ -140,7 +148,7 @@ class FAB(Attack):
         self, target: Target, batch: Batch, space: Space, kept: InBall | Closest
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Walk to every target from every start; yields the unfinished positions and last iterates."""
-        candidates = target.goal.candidates(target.scores(batch.inputs), batch.labels, self.targets)
+        candidates = target.goal.candidates(target.scores(batch), batch.labels, self.targets)
         # As APGD does: the likeliest target alone, then the others at once.
         for first, lanes in ((0, candidates[:1]), (1, candidates[1:])):
             for restart in range(self.restarts):
@@ -149,10 +157,8 @@ class FAB(Attack):
                     break
                 ranks = range(first, first + len(lanes))
                 starts = [self._start(target, batch, space, index, restart, rank) for rank in ranks]
-                wanted = [torch.cat([t[index] for t in column]) for column in zip(*lanes, strict=True)]
-                ends = self._walk(
-                    target, batch, space, index.repeat(len(lanes)), torch.cat(starts), wanted, kept
-                )
+                part = batch.take(index).lined_up([lane.take(index) for lane in lanes], first)
+                ends = self._walk(target, part, space, index.repeat(len(lanes)), torch.cat(starts), kept)
                 if len(ends[0]) > 0:
                     yield ends
 
@@ -174,28 +180,28 @@ class FAB(Attack):
         space: Space,
         index: Tensor,
         vectors: Tensor,
-        wanted: Sequence[Tensor],
         kept: InBall | Closest,
     ) -> tuple[Tensor, Tensor]:
-        """Walks to the classes ``wanted``, (L,) a problem, of the samples at ``index`` (L,).
+        """Walks of ``batch``, one a row, to the answers it aims at; its samples are those at ``index`` (L,).
 
         ``index`` names a sample once for each of its walks. Returns those unfinished, with their ends.
         """
-        part, place, problems = batch.take(index), space.take(index), len(wanted)
+        part, place = batch, space.take(index)
+        heads = 1 if batch.aim is None else batch.aim.question.shape[1]
         for _ in range(self.steps):
             point = Point(vectors, place.inputs(vectors))
-            seen = target.evaluate(point.inputs, part.labels, difference, targets=wanted)
+            seen = target.evaluate(part, point.inputs, difference)
             going = kept.see(index, place.lengths(vectors), point, seen)
-            vectors = self._step(place, vectors, seen, problems)
+            vectors = self._step(place, vectors, seen, heads)
             still = remaining(going)
             if len(still) < len(index):
-                index, vectors, wanted = index[still], vectors[still], [c[still] for c in wanted]
+                index, vectors = index[still], vectors[still]
                 part, place = part.take(still), place.take(still)
             if len(index) == 0:
                 break
         return index, vectors
 
-    def _step(self, space: Space, vectors: Tensor, seen: Evaluation, problems: int) -> Tensor:
+    def _step(self, space: Space, vectors: Tensor, seen: Evaluation, heads: int) -> Tensor:
         """The next iterate.
 
         The paper draws an adversarial point back first and linearises there, which takes a pass to
@@ -206,7 +212,7 @@ class FAB(Attack):
         at_clean = seen.loss - torch.linalg.vecdot(normal, vectors)
         pull = torch.full_like(at_clean, self.alpha_max)
         aim = torch.zeros_like(at_clean)
-        if problems > 1:
+        if heads > 1:
             # Several heads must fall, and each step is towards the one that resists most. The clean
             # point's projection would undo what the others lost, and an overshoot in proportion to
             # what is missing would approach the corner of all hyperplanes without ever passing it.

@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from robustbench_med.api.attack import Attack, Batch, Target
-from robustbench_med.api.threat import Budget, Norm
+from robustbench_med.api import Attack, Batch, Budget, Fraction, Norm, Target, UserError, unknown
 from robustbench_med.attacks._image import (
     Capability,
     OneImage,
@@ -18,8 +17,6 @@ from robustbench_med.attacks._image import (
     check_options,
     extra_missing,
 )
-from robustbench_med.util.errors import UserError, unknown
-from robustbench_med.util.fields import Fraction
 
 # Names that this adapter sets by fields of its own.
 NOT_OPTIONS = ("steps", "abs_stepsize", "rel_stepsize", "random_start")
@@ -42,6 +39,8 @@ class FoolboxAdapter(Attack):
         random_start: where the class knows it.
         options: other arguments of the class, passed on as they are.
     """
+
+    libraries: ClassVar[tuple[str, ...]] = ("foolbox",)
 
     variant: str = "LinfPGD"
     steps: int | None = None
@@ -74,7 +73,7 @@ class FoolboxAdapter(Attack):
         return "none" if blind else "white box"
 
     def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
-        capability = Capability(self._name, "pgd", (self._norm(),))
+        capability = Capability(self._name, "pgd", (self._norm(),), any_rank=True)
         found: dict[str, Tensor] = attack_as_one_image(self._attack, capability, target, batch)
         return found
 

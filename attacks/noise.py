@@ -8,8 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from robustbench_med.api.attack import Attack, Batch, Target
-from robustbench_med.util.seeding import generator
+from robustbench_med.api import Attack, Batch, Target, generator
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,13 @@ class GaussianNoise(Attack):
 
     def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
         noisy, threat = dict(batch.inputs), target.threat
-        pixels = {name: batch.inputs[name].shape[1:].numel() for name in threat.budgets}
+        sizes = {
+            name: budget.box.extent(batch.inputs[name].shape[1:]) for name, budget in threat.budgets.items()
+        }
         for name, budget in threat.budgets.items():
-            clean, shared = batch.inputs[name], sum(pixels.values()) if threat.joint else pixels[name]
-            std = budget.epsilon if budget.norm == "linf" else budget.epsilon / shared**0.5
+            clean, shared = batch.inputs[name], sum(sizes.values()) if threat.joint else sizes[name]
+            std = budget.epsilon if budget.norm == "linf" else budget.epsilon / max(shared, 1) ** 0.5
             streams = [generator(target.seed, "gaussian", sample, name) for sample in batch.ids]
             noise = torch.stack([torch.randn(clean.shape[1:], generator=stream) for stream in streams])
-            noisy[name] = clean + std * noise.to(clean)
+            noisy[name] = clean + budget.box.in_values(std * noise.to(clean))
         return threat.project(noisy, batch.inputs)

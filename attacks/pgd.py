@@ -10,10 +10,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target, remaining, take
-from robustbench_med.api.objective import Loss, loss_by_name
-from robustbench_med.util.errors import UserError
-from robustbench_med.util.fields import Fraction
+from robustbench_med.api import (
+    Attack,
+    Batch,
+    Best,
+    Evaluation,
+    Fraction,
+    Loss,
+    Target,
+    UserError,
+    loss_by_name,
+    remaining,
+    take,
+)
 
 
 @dataclass(frozen=True)
@@ -22,10 +31,11 @@ class PGD(Attack):
 
     Attributes:
         steps: gradient steps of each restart.
-        step_size: in units of the pixel range; epsilon / 4 of each modality when not given.
+        step_size: in units of the modality; epsilon / 4 of each when not given.
         restarts: random starts; each goes on with the samples that still stand.
-        random_start: start from a uniform point of the ball instead of the clean image.
-        loss: "cross-entropy" or "margin".
+        random_start: start from a uniform point of the ball instead of the clean input.
+        loss: "cross-entropy"; or "margin" or "dlr", which follow one question and are therefore climbed for
+            each that may fall (with keep=last, for the one nearest to falling).
         keep: "best" returns the strongest iterate of each sample; "last" the last one, as
             papers' reference code does, and then goes on after success.
     """
@@ -47,14 +57,20 @@ class PGD(Attack):
             raise UserError("pgd: keep=last goes with one restart; the restarts are compared by their best")
 
     def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
-        loss, best = loss_by_name(self.loss), Best(batch, target, until="every head")
-        last: Mapping[str, Tensor] = batch.inputs
-        for restart in range(self.restarts):
-            index = best.standing()
-            if len(index) == 0:
-                break
-            last = self._climb(target, batch, index, best, loss, restart)
-        return dict(last) if self.keep == "last" else best.inputs
+        loss = loss_by_name(self.loss)
+        if self.keep == "last":
+            best = Best(batch, target)
+            return dict(self._climb(target, batch, best.standing(), best, loss, 0))
+        rounds = target.rounds(batch, loss)
+        # Losses that follow different questions do not compare; their margins do.
+        best = Best(batch, target, by="margin" if len(rounds) > 1 else "loss", until="every head")
+        for start in range(self.restarts):
+            for aimed in rounds:
+                index = best.standing()
+                if len(index) == 0:
+                    return best.inputs
+                self._climb(target, aimed, index, best, loss, start)
+        return best.inputs
 
     def _climb(
         self, target: Target, batch: Batch, index: Tensor, best: Best, loss: Loss, restart: int
@@ -65,7 +81,7 @@ class PGD(Attack):
         if self.random_start:
             current = target.threat.random_start(part.inputs, part.ids, target.seed, restart)
         for _ in range(self.steps):
-            seen = target.evaluate(current, part.labels, loss)
+            seen = target.evaluate(part, current, loss)
             best.update(index, current, seen)
             current = self._step(target, current, part.inputs, seen)
             still = remaining(best.unfinished(index))
@@ -74,7 +90,7 @@ class PGD(Attack):
             if len(index) == 0:
                 return current
         if self.keep == "best":
-            best.update(index, current, target.evaluate(current, part.labels, loss, gradient=False))
+            best.update(index, current, target.evaluate(part, current, loss, gradient=False))
         return current
 
     def _step(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from robustbench_med.api.attack import Attack, Batch, Target
-from robustbench_med.api.threat import Budget
+from robustbench_med.api import Attack, Batch, Budget, Target, UserError, unknown
 from robustbench_med.attacks._image import (
     Capability,
     OneImage,
@@ -17,7 +16,6 @@ from robustbench_med.attacks._image import (
     extra_missing,
     square_fits,
 )
-from robustbench_med.util.errors import UserError, unknown
 
 # Attacks by variant, and the attack of this harness in their place.
 PARTS = {
@@ -53,6 +51,8 @@ class PyAutoAttackAdapter(Attack):
         restarts: of each part; the parts of "standard" have one.
     """
 
+    libraries: ClassVar[tuple[str, ...]] = ("pyautoattack",)
+
     variant: str = "standard"
     steps: int = 100
     queries: int = 5000
@@ -70,6 +70,11 @@ class PyAutoAttackAdapter(Attack):
         if variant not in PARTS:
             raise unknown("pyautoattack version", variant, PARTS)
         return {"variant": variant}
+
+    @property
+    def follows_samples(self) -> bool:  # type: ignore[override]
+        """All parts but FAB start a sample by its place among those that they picked."""
+        return self.variant == "fab-t"
 
     @property
     def knowledge(self) -> Literal["scores", "white box"]:  # type: ignore[override]

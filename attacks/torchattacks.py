@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from robustbench_med.api.attack import Attack, Batch, Target
-from robustbench_med.api.threat import Budget, Norm
+from robustbench_med.api import Attack, Batch, Budget, Fraction, Norm, Target, UserError, unknown
 from robustbench_med.attacks._image import (
     Capability,
     OneImage,
@@ -19,8 +18,6 @@ from robustbench_med.attacks._image import (
     image_size,
     square_fits,
 )
-from robustbench_med.util.errors import UserError, unknown
-from robustbench_med.util.fields import Fraction
 
 DRAWS = "eot_iter"
 # Of the classes that average gradients over draws, those that decide nothing by a single one.
@@ -38,6 +35,7 @@ SUB_SELECTING = ("APGD", "APGDT", "AutoAttack", "FAB", "Square")
 WANDERING = ("PGDRS", "PGDRSL2", "SPSA")
 MINIMUM_NORM = ("CW", "DeepFool")  # in L2, without a radius
 L2_ATTACKS = ("PGDL2", "PGDRSL2", *MINIMUM_NORM)
+ANY_RANK = ("BIM", "FGSM", "MIFGSM", "NIFGSM", "PGD", "RFGSM", "FFGSM", "EOTPGD", "UPGD")
 THREE_CHANNELS = ("TIFGSM",)
 SQUARE_IMAGES = ("DIFGSM", "TIFGSM")  # they resize to squares
 
@@ -65,6 +63,8 @@ class TorchattacksAdapter(Attack):
             ``n_queries``, of its Square).
     """
 
+    libraries: ClassVar[tuple[str, ...]] = ("torchattacks",)
+
     variant: str = "PGD"
     steps: int | None = None
     step_size: Fraction | None = None
@@ -87,6 +87,11 @@ class TorchattacksAdapter(Attack):
         return {"variant": variant}
 
     @property
+    def follows_samples(self) -> bool:  # type: ignore[override]
+        """Classes that pick samples start them by their place in what they picked; FAB where they are."""
+        return self.variant not in SUB_SELECTING or self.variant == "FAB"
+
+    @property
     def knowledge(self) -> Literal["scores", "white box"]:  # type: ignore[override]
         """What the class uses of the model: Square and SPSA see no gradient."""
         return "scores" if self.variant in ("Square", "SPSA") else "white box"
@@ -96,8 +101,7 @@ class TorchattacksAdapter(Attack):
         capability.one_budget(target, batch)
         if self.variant in THREE_CHANNELS and _channels(target) != 3:
             raise capability.refusal(target, "takes images of three channels only")
-        height, width = image_size(target, batch)
-        if self.variant in SQUARE_IMAGES and height != width:
+        if self.variant in SQUARE_IMAGES and len(set(image_size(target, batch))) > 1:
             raise capability.refusal(target, "takes square images only")
         if "Square" in self._parts and not square_fits(target, batch, self.options.get("p_init", 0.8)):
             raise capability.refusal(target, "places squares that do not fit this image")
@@ -157,6 +161,7 @@ class TorchattacksAdapter(Attack):
             wanders=self.variant in (*WANDERING, *MINIMUM_NORM),
             classes=4 if "APGDT" in self._parts else 3 if uses_dlr else 2,
             averages=self.variant in AVERAGING,
+            any_rank=self.variant in ANY_RANK,
         )
 
 
@@ -175,4 +180,4 @@ def _parameters(variant: str) -> set[str]:
 
 
 def _channels(target: Target) -> int:
-    return sum(target.model.channels[name] for name in target.threat.budgets)
+    return sum(target.model.takes[name].shape[0] for name in target.threat.budgets)

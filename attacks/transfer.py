@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from robustbench_med import load_model
-from robustbench_med.api.attack import Attack, Batch, Target
-from robustbench_med.api.model import FusionModel
+from robustbench_med.api import Attack, Batch, FusionModel, Surrogate, Target, UserError
 from robustbench_med.attacks.apgd import APGD
-from robustbench_med.util.errors import UserError
-from robustbench_med.util.seeding import derive
 
 TWIN = "twin"
 
 
-class _Surrogate(Target):
+class _Restless(Target):
     """A target that is never done: inputs just beyond its boundary do not transfer."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.deterministic = False
 
 
@@ -32,8 +28,8 @@ class Transfer(Attack):
     """APGD on a surrogate; the model itself is never asked.
 
     Attributes:
-        surrogate: "twin" is the same network with its randomness switched off; anything else is
-            the name of a trained model.
+        surrogate: "twin" is the same network with its randomness switched off, which a deterministic
+            model has not; anything else is the name of a trained model.
         dataset: what a named surrogate was trained on.
         weights: of a named surrogate; those that ship when not given.
         steps, loss: of APGD.
@@ -60,24 +56,36 @@ class Transfer(Attack):
 
     def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
         if self.surrogate == TWIN:
+            if target.draws_shared_by == "none":
+                raise UserError(
+                    "transfer: this model is deterministic, so its noise-off twin is the model itself; name "
+                    "another net (--option surrogate=NAME), or attack the model with apgd"
+                )
             with _noise_off(target.model):
                 return self._climb(_on(target, target.model, 1), batch)
-        surrogate = _named(self.surrogate, self.dataset, self.weights)
-        if (surrogate.channels, surrogate.classes) != (target.model.channels, target.model.classes):
+        surrogate = target.load_surrogate(Surrogate(self.surrogate, self.dataset, self.weights))
+        if _interface(surrogate) != _interface(target.model):
             raise UserError(
                 f"transfer: {self.surrogate} on {self.dataset} has other modalities or heads than the model"
             )
-        device = next(iter(batch.inputs.values())).device
-        surrogate.noise.reseed(derive(target.seed, "surrogate", *batch.ids))
-        return self._climb(_on(target, surrogate.to(device), self.eot or target.eot), batch)
+        return self._climb(_on(target, surrogate.to(batch.device), self.eot or target.eot), batch)
 
     def _climb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
         found: dict[str, Tensor] = APGD(steps=self.steps, loss=self.loss).perturb(target, batch)
         return found
 
 
+def _interface(model: FusionModel) -> tuple[object, ...]:
+    """What a model takes and answers."""
+    takes = [(name, modality.shape) for name, modality in model.takes.items()]
+    return takes, [(name, head.questions, head.answers) for name, head in model.answers.items()]
+
+
 def _on(target: Target, model: FusionModel, eot: int) -> Target:
-    return _Surrogate(model, target.threat, target.goal, eot, target.seed, target.passes, target.rows)
+    return replace(
+        _Restless(model, target.threat, target.goal, eot, target.seed, target.passes, target.rows),
+        asked=target.asked,
+    )
 
 
 @contextmanager
@@ -87,9 +95,3 @@ def _noise_off(model: FusionModel) -> Iterator[None]:
         yield
     finally:
         model.noise.scale = scale
-
-
-@lru_cache(maxsize=1)
-def _named(name: str, dataset: str, weights: str | None) -> FusionModel:
-    """The surrogate, loaded once for all batches of a run."""
-    return load_model(name, dataset, weights).model.requires_grad_(False)

@@ -29,11 +29,13 @@ from torch import Tensor, nn
 
 from robustbench_med import load_dataset, load_model
 from robustbench_med.api.attack import Batch, Passes, Target
+from robustbench_med.api.data import Modality
+from robustbench_med.api.heads import SingleLabel
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal
 from robustbench_med.api.threat import Budget, ThreatModel
 from robustbench_med.evaluation.adversary import ATTACKS
-from robustbench_med.evaluation.batches import load_batch
+from robustbench_med.evaluation.plan import load_batch
 
 POINT = 0.01
 CHANCE = 0.05
@@ -84,8 +86,9 @@ class Row:
 class DigitsNet(FusionModel):
     """Two strided convolutions and two dense layers on 16×16 digits."""
 
-    def __init__(self, channels: Mapping[str, int], classes: Mapping[str, int]) -> None:
-        super().__init__(channels, classes)
+    def __init__(self) -> None:
+        head = SingleLabel("digit", classes=tuple("0123456789"), modalities=("image",))
+        super().__init__((Modality("image", (1, 16, 16)),), (head,))
         self.body = nn.Sequential(
             *(nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU()),
             *(nn.Flatten(), nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 10)),
@@ -126,7 +129,7 @@ def digits_case(samples: int) -> tuple[FusionModel, Batch, ThreatModel]:
     pixels = torch.from_numpy(digits.images / 16).float()[:, None]
     images, labels = F.interpolate(pixels, size=16, mode="bilinear").clamp(0, 1), torch.tensor(digits.target)
     torch.manual_seed(0)
-    model = DigitsNet({"image": 1}, {"digit": 10})
+    model = DigitsNet()
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     for index in [i for _ in range(25) for i in torch.split(torch.randperm(1400), 64)]:
         x, y = images[index].requires_grad_(), labels[index]
@@ -145,7 +148,7 @@ def phantom_case(samples: int) -> tuple[FusionModel, Batch, ThreatModel]:
     """The shipped MAIL, both modalities at 2/255."""
     model = load_model("mail").model.requires_grad_(False)
     batch = load_batch(load_dataset("phantom"), np.arange(samples), "cpu")
-    return model, batch, ThreatModel({name: Budget("linf", 2 / 255) for name in model.channels})
+    return model, batch, ThreatModel({name: Budget("linf", 2 / 255) for name in model.takes})
 
 
 def compared(
@@ -194,7 +197,7 @@ def measured(
     library, _, variant = attack.partition(":")
     cls = ATTACKS.get(library)
     made = cls(**options, **(cls.variant_of(variant) if variant else {}))
-    goal, passes = Goal(), Passes()
+    goal, passes = Goal(tuple(model.answers.values())), Passes()
     with torch.inference_mode():
         right = goal.success(model(batch.inputs), batch.labels) == 0
     part = batch.take(torch.nonzero(right).squeeze(1))

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from robustbench_med.measure.statistics import DrawsSharedBy, Scored, estimate, paired_difference
+from robustbench_med.api.model import DrawsSharedBy
+from robustbench_med.measure.statistics import Scored, estimate, paired_difference
 
 LOWEST, HIGHEST = 0.93, 0.97
 KINDS = ("mean", "majority", "worst", "difference")

@@ -27,9 +27,10 @@ from robustbench_med.api.objective import Goal
 from robustbench_med.api.threat import Budget, ThreatModel
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation.adversary import ATTACKS
-from robustbench_med.evaluation.batches import Plan, evaluate, load_batch
+from robustbench_med.evaluation.batches import evaluate
 from robustbench_med.evaluation.outcomes import Outcomes
-from robustbench_med.models.load import build_model, model_config
+from robustbench_med.evaluation.plan import Plan, load_batch
+from robustbench_med.models.named import build_model, model_config
 
 LIMIT = 1.10
 MODELS = {"mail": 1, "robust-mail": 2}  # with the EOT draws of their attack
@@ -38,20 +39,24 @@ WIDTH, DRAWS = 0.25, 10
 
 @dataclass(frozen=True)
 class Timing:
-    """Medians of seconds on the whole batch: a run, a pass forward and back, one forward."""
+    """Medians of seconds on the whole batch: a run, a pass forward and back, one forward.
+
+    Attributes:
+        scored: passes a sample that scored it.
+    """
 
     run: float
     both: float
     forward: float
     outcomes: Outcomes
-    scoring_draws: int
+    scored: int
 
     @property
     def ratio(self) -> float:
         """Wall time of the run over that of its bare passes."""
         samples = len(self.outcomes.ids)
         backward = self.outcomes.backward / samples
-        forward_only = self.outcomes.forward / samples - backward + 2 * self.scoring_draws
+        forward_only = self.outcomes.forward / samples - backward + self.scored
         return self.run / (backward * self.both + forward_only * self.forward)
 
 
@@ -91,7 +96,7 @@ def plan(name: str, eot: int, samples: int, steps: int) -> Plan:
         attack=ATTACKS.get("pgd")(steps=steps),  # type: ignore[call-arg]
         name="pgd",
         threat=ThreatModel({m.name: Budget("linf", 1e-6) for m in split.info.modalities}),
-        goal=Goal(),
+        goal=Goal(split.info.heads),
         eot=eot,
         draws=DRAWS if random else 1,
         batch_size=samples,
@@ -119,7 +124,9 @@ def measure(plan: Plan, rounds: int) -> Timing:
                 task()
             seconds[name].append((time.perf_counter() - started) / repeats)
     run, both, forward = (statistics.median(seconds[name][1:]) for name in ("run", "both", "forward"))
-    return Timing(run, both, forward, outcomes[-1], plan.draws)
+    # Clean inputs once; what the attack found on a fresh copy and on the one that was attacked; and of a
+    # random model once more, to choose among attacks by.
+    return Timing(run, both, forward, outcomes[-1], plan.draws * (4 if outcomes[-1].choosing else 3))
 
 
 def one_run(plan: Plan) -> Outcomes:

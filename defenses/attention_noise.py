@@ -8,11 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustbench_med.api.defense import Defense
-from robustbench_med.api.model import FusionModel
-from robustbench_med.api.randomness import RandomLayer
-from robustbench_med.models.layers import ChannelGate
-from robustbench_med.util.errors import UserError
+from robustbench_med.api import Defense, FusionModel, RandomLayer, UserError
 
 GATE_POWER = 3
 MAP_POWER = 5
@@ -43,8 +39,10 @@ class AttentionNoise(Defense):
             raise model.no_such_hook("channel-gate", "attention-noise")
         for site in gates:
             gate = model.get_submodule(site)
-            if not isinstance(gate, ChannelGate):
-                raise UserError(f"attention-noise does not know the gate at {site}; it needs a ChannelGate")
+            if not (hasattr(gate, "logits") and hasattr(gate, "scale")):
+                raise UserError(
+                    f"attention-noise does not know the gate at {site}; it needs logits and scale"
+                )
             model.install(site, NoisyChannelGate(gate, self.std, self.straight_through))
         for site in maps:
             model.install(site, NoisyAttentionMap(self.std, self.straight_through))
@@ -71,7 +69,7 @@ class _NoisyClip(RandomLayer):
 
 
 class NoisyChannelGate(_NoisyClip):
-    """EMILA's gate with noise on its logits and on its output: u·(S·g)³.
+    """The gate at the hook "channel-gate" with noise on its logits and on its output: u·(S·g)³.
 
     z ← clip(z + w(n + n²)), g = σ(γ z), r = ReLU(shortcut + u·g), S = clip(r + w(m + m²)).
     The released weights w are 1 and not trained.
@@ -80,15 +78,16 @@ class NoisyChannelGate(_NoisyClip):
     channel_weight: Tensor
     spatial_weight: Tensor
 
-    def __init__(self, gate: ChannelGate, std: float, straight_through: bool) -> None:
+    def __init__(self, gate: nn.Module, std: float, straight_through: bool) -> None:
         super().__init__(std, straight_through)
         self.gate = gate
         self.register_buffer("channel_weight", torch.ones(1))
         self.register_buffer("spatial_weight", torch.ones(1))
 
     def forward(self, fused: Tensor, shortcut: Tensor) -> Tensor:
-        logits = self.noisy_clip(self.gate.logits(fused), self.channel_weight, "channel")
-        gate = torch.sigmoid(self.gate.scale * logits)[:, :, None, None]
+        logits = self.noisy_clip(self.gate.logits(fused), self.channel_weight, "channel")  # type: ignore[operator]
+        scale: Tensor = self.gate.scale  # type: ignore[assignment]
+        gate = torch.sigmoid(scale * logits)[:, :, None, None]
         spatial = self.noisy_clip(F.relu(shortcut + fused * gate), self.spatial_weight, "spatial")
         gated = spatial * gate
         return fused * (gated * gated * gated)

@@ -6,17 +6,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from robustbench_med.api.defense import Defense
-from robustbench_med.api.model import FusionModel
-from robustbench_med.models.layers import Dropout
-from robustbench_med.util.errors import UserError
+from robustbench_med.api import Defense, Dropout, FusionModel, UserError
 
 
 @dataclass(frozen=True)
 class InferenceDropout(Defense):
     """The dropout that a model was trained with stays on at inference, with masks drawn per element.
 
-    It takes the place of every ``nn.Dropout`` and of the ``Dropout`` of ``api.layers`` whose rate is
+    It takes the place of every ``nn.Dropout`` and of the ``Dropout`` of ``api`` whose rate is
     not 0. A layer that the model uses twice draws twice.
 
     Attributes:

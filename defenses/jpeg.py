@@ -11,18 +11,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from robustbench_med.api.defense import Defense
-from robustbench_med.api.model import FusionModel
-from robustbench_med.models.layers import straight_through
-from robustbench_med.util.errors import UserError
+from robustbench_med.api import Defense, FusionModel, Modality, UserError, straight_through
 
 
 @dataclass(frozen=True)
 class JPEG(Defense):
     """Every image is compressed to JPEG by Pillow and read again.
 
-    Values are clipped to [0, 1] and rounded to 1/255. Three channels are compressed as RGB (with
-    Pillow's default chroma subsampling), any other number one by one, as grey images.
+    Values are clipped to their range and rounded to 1/255 of it; other modalities stay as they are. Three
+    channels are compressed as RGB (with Pillow's default chroma subsampling), any other number one by one, as
+    grey images.
 
     Attributes:
         quality: 1 (coarse) to 95 (fine), in Pillow's meaning.
@@ -38,20 +36,26 @@ class JPEG(Defense):
             raise UserError(f"jpeg: quality is {self.quality}; it must be 1 to 95")
 
     def apply(self, model: FusionModel) -> None:
-        model.preprocess(lambda: Compression(self.quality, self.straight_through))
+        def make(modality: Modality) -> nn.Module:
+            if np.ndim(modality.low) or np.ndim(modality.high):
+                raise UserError(f"jpeg: {modality.name} has a range for each element; JPEG knows one")
+            return Compression(self.quality, self.straight_through, float(modality.low), float(modality.high))
+
+        model.preprocess(make, ("image",), "jpeg")
 
 
 class Compression(nn.Module):
-    """(B, C, H, W) to the same shape, with values k/255."""
+    """(B, C, H, W) to the same shape, with values k/255 of the range."""
 
-    def __init__(self, quality: int, straight_through: bool) -> None:
+    def __init__(self, quality: int, straight_through: bool, low: float = 0.0, high: float = 1.0) -> None:
         super().__init__()
-        self.quality, self.straight_through = quality, straight_through
+        self.quality, self.straight_through, self.low, self.span = quality, straight_through, low, high - low
 
     def forward(self, x: Tensor) -> Tensor:
-        pixels = (x.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()
+        share = (x.detach() - self.low) / self.span
+        pixels = (share.clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()
         decoded = np.stack([_compressed(image, self.quality) for image in pixels])
-        value = torch.from_numpy(decoded).to(x) / 255
+        value = self.low + torch.from_numpy(decoded).to(x) / 255 * self.span
         return straight_through(x, value) if self.straight_through else value
 
 

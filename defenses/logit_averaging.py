@@ -8,10 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_med.api.defense import Defense
-from robustbench_med.api.model import Forward, FusionModel, Wrapper
-from robustbench_med.util.errors import UserError
-from robustbench_med.util.seeding import derive
+from robustbench_med.api import Defense, Forward, FusionModel, UserError, Wrapper, derive
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from robustbench_med.api.defense import Defense
-from robustbench_med.api.model import FusionModel
-from robustbench_med.api.randomness import RandomLayer
-from robustbench_med.models.layers import SameConv2d, conv2d_same, start_like_keras
-from robustbench_med.util.errors import UserError
-from robustbench_med.util.seeding import derive
+from robustbench_med.api import Defense, FusionModel, RandomLayer, UserError, generator
 
 Layout = Literal["appended", "replaced"]
 Draw = Literal["forward", "frozen"]
@@ -56,27 +51,51 @@ class ProjectionFilters(Defense):
         if not sites:
             raise model.no_such_hook(HOOKS[self.where], "projection-filters")
         for site in sites:
-            conv = model.get_submodule(site)
-            if not isinstance(conv, SameConv2d):
+            layer = model.get_submodule(site)
+            if not (hasattr(layer, "like") and hasattr(layer, "convolve")):
                 raise UserError(
-                    f"projection-filters does not know the layer at {site}; it needs a SameConv2d"
+                    f"projection-filters does not know the layer at {site}; it needs one that convolves with "
+                    "other kernels"
                 )
+            conv = cast(Convolution, layer)
             # At least one filter stays trained, however narrow the net.
             count = min(round(self.ratio * conv.out_channels), conv.out_channels - 1)
             if count:
-                layer = randomized(conv, count, self.layout)
-                layer.frozen_seed = self.seed if self.draw == "frozen" else None
-                model.install(site, layer)
+                random = randomized(conv, count, self.layout)
+                random.frozen_seed = self.seed if self.draw == "frozen" else None
+                model.install(site, random)
 
 
-def randomized(conv: SameConv2d, count: int, layout: Layout = "appended") -> RandomKernels:
+class Convolution(Protocol):
+    """What a layer at the hooks "convolution" and "stem-convolution" can do."""
+
+    in_channels: int
+    out_channels: int
+    groups: int
+    kernel_size: tuple[int, ...]
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def like(self, inputs: int, outputs: int, groups: int) -> Convolution:
+        """A convolution of the same kernel, stride and padding."""
+
+    def start_like_keras(self) -> None:
+        """Draw start values."""
+
+    def convolve(self, x: Tensor, kernels: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Convolve with other kernels at this layer's stride and padding."""
+
+
+def randomized(conv: Convolution, count: int, layout: Layout = "appended") -> RandomKernels:
     """``conv`` with ``count`` of its filters random, its start values taken over."""
     if layout == "replaced":
         return ReplacedFilters(conv, count)
     return AppendedDepthwise(conv, count) if _is_depthwise(conv) else AppendedFilters(conv, count)
 
 
-def _is_depthwise(conv: SameConv2d) -> bool:
+def _is_depthwise(conv: Convolution) -> bool:
     return conv.groups == conv.in_channels == conv.out_channels and conv.kernel_size[0] > 1
 
 
@@ -97,50 +116,48 @@ class RandomKernels(RandomLayer):
     def draw(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Kernels of a shape (K, C, k, k)."""
         if self.frozen_seed is None:
-            return self._kernels(shape, like)
-        with self.noise.frozen(derive(self.frozen_seed, "projection-filters", self.site)):
-            return self._kernels(shape, like)
-
-    def _kernels(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        return self.noise.normal(f"{self.site}.kernel", shape, 1 / shape[-1], like, shared=True)
+            return self.noise.normal(f"{self.site}.kernel", shape, 1 / shape[-1], like, shared=True)
+        # Not from the noise source: frozen kernels are a part of the net, also when noise is switched off.
+        stream = generator(self.frozen_seed, "projection-filters", self.site)
+        return torch.empty(shape).normal_(0.0, 1 / shape[-1], generator=stream).to(like)
 
 
 class AppendedFilters(RandomKernels):
     """A (grouped) convolution whose last ``count`` filters are random and see all input channels."""
 
-    def __init__(self, conv: SameConv2d, count: int) -> None:
+    def __init__(self, conv: Convolution, count: int) -> None:
         super().__init__()
         trained = conv.out_channels - count
         # Trained and random filters each split into the groups; narrow nets must use fewer.
         groups = math.gcd(conv.groups, trained, count)
-        kernel, stride = conv.kernel_size[0], conv.stride[0]
-        self.trained = SameConv2d(conv.in_channels, trained, kernel, stride, groups, conv.bias is not None)
+        kernel = conv.kernel_size[0]
+        self.trained = conv.like(conv.in_channels, trained, groups)
         self.kernel_shape = (count, conv.in_channels // groups, kernel, kernel)
         if groups == conv.groups:
             _take_over(self.trained, conv, trained)
         else:
-            start_like_keras(self.trained)
+            self.trained.start_like_keras()
 
     def forward(self, x: Tensor) -> Tensor:
         kernels = self.draw(self.kernel_shape, x)
-        return torch.cat([self.trained(x), _conv_like(self.trained, x, kernels)], 1)
+        return torch.cat([self.trained(x), self.trained.convolve(x, kernels)], 1)
 
 
 class AppendedDepthwise(RandomKernels):
     """A depthwise convolution whose last ``count`` channels have random kernels."""
 
-    def __init__(self, conv: SameConv2d, count: int) -> None:
+    def __init__(self, conv: Convolution, count: int) -> None:
         super().__init__()
         trained = conv.out_channels - count
-        kernel, stride = conv.kernel_size[0], conv.stride[0]
-        self.trained = SameConv2d(trained, trained, kernel, stride, trained, conv.bias is not None)
+        kernel = conv.kernel_size[0]
+        self.trained = conv.like(trained, trained, trained)
         self.kernel_shape = (count, 1, kernel, kernel)
         _take_over(self.trained, conv, trained)
 
     def forward(self, x: Tensor) -> Tensor:
         first, last = torch.split(x, [self.trained.out_channels, self.kernel_shape[0]], 1)
         kernels = self.draw(self.kernel_shape, x)
-        return torch.cat([self.trained(first), _conv_like(self.trained, last, kernels)], 1)
+        return torch.cat([self.trained(first), self.trained.convolve(last, kernels)], 1)
 
 
 class ReplacedFilters(RandomKernels):
@@ -152,7 +169,7 @@ class ReplacedFilters(RandomKernels):
 
     mask: Tensor
 
-    def __init__(self, conv: SameConv2d, count: int) -> None:
+    def __init__(self, conv: Convolution, count: int) -> None:
         super().__init__()
         self.trained = conv
         self.keeps_bias = _is_depthwise(conv)
@@ -167,17 +184,12 @@ class ReplacedFilters(RandomKernels):
         kernels = torch.where(self.mask, self.draw(tuple(weight.shape), x), weight)
         if bias is not None and not self.keeps_bias:
             bias = bias.masked_fill(self.mask.view(-1), 0)
-        return _conv_like(self.trained, x, kernels, bias)
+        return self.trained.convolve(x, kernels, bias)
 
 
-def _take_over(new: SameConv2d, old: SameConv2d, filters: int) -> None:
+def _take_over(new: Convolution, old: Convolution, filters: int) -> None:
     """Start ``new`` from the first ``filters`` filters of ``old``."""
     with torch.no_grad():
         new.weight.copy_(old.weight[:filters])
         if new.bias is not None and old.bias is not None:
             new.bias.copy_(old.bias[:filters])
-
-
-def _conv_like(conv: SameConv2d, x: Tensor, kernels: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve with other kernels at the stride and padding of ``conv``."""
-    return conv2d_same(x, kernels, bias, conv.stride[0], crop=not conv.training)

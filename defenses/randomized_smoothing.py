@@ -8,25 +8,23 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from robustbench_med.api.defense import Defense
-from robustbench_med.api.model import Forward, FusionModel, Wrapper
-from robustbench_med.util.errors import UserError
-from robustbench_med.util.fields import Fraction
+from robustbench_med.api import Box, Defense, Forward, Fraction, FusionModel, Head, UserError, Wrapper
 
 
 @dataclass(frozen=True)
 class RandomizedSmoothing(Defense):
     """Logits are the log of the mean class probabilities over ``n`` noisy copies of all images.
 
-    The noise is N(0, sigma²) on every pixel of every modality, drawn per element at each forward
+    The noise is N(0, sigma²) on every element that may change, drawn per element at each forward
     pass and not clipped. Mean probabilities stand for Cohen's votes: counts of votes have a zero
     gradient, which would only mask it, while here an attack sees the gradient of the deployed answer
     itself (Salman et al. 2019, arXiv:1906.04584, eq. 6). ``robmed certify`` certifies the votes.
     One pass of the defended model is ``n`` passes of the net, and counts as one in a record's cost.
 
     Attributes:
-        sigma: standard deviation in units of the pixel range.
+        sigma: standard deviation in units of the modality, as epsilon is.
         n: noisy copies behind each answer.
     """
 
@@ -40,28 +38,37 @@ class RandomizedSmoothing(Defense):
             raise UserError(f"randomized-smoothing: n is {self.n}; it must be 1 or more")
 
     def apply(self, model: FusionModel) -> None:
-        model.wrap(Smoothed(self.sigma, self.n))
+        boxes = {name: Box.of(modality) for name, modality in model.takes.items()}
+        model.wrap(Smoothed(self.sigma, self.n, boxes, model.answers))
 
 
 class Smoothed(Wrapper):
-    """The log of the mean softmax over ``n`` noisy copies."""
+    """The log of the mean probabilities over ``n`` noisy copies."""
 
     shared_by = "element"
 
-    def __init__(self, sigma: float, n: int) -> None:
+    def __init__(self, sigma: float, n: int, boxes: Mapping[str, Box], heads: Mapping[str, Head]) -> None:
         super().__init__()
-        self.sigma, self.n = sigma, n
+        self.sigma, self.n, self.boxes, self.heads = sigma, n, dict(boxes), dict(heads)
 
     def forward(self, model: Forward, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         copies = [model(self._noisy(inputs)) for _ in range(self.n)]
-        return {task: self._mean([logits[task] for logits in copies]) for task in copies[0]}
-
-    def _noisy(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
-            name: x + self.noise.normal(f"{self.site}.{name}", x.shape, self.sigma, x)
-            for name, x in inputs.items()
+            head: self._mean(head, torch.stack([scores[head] for scores in copies])) for head in copies[0]
         }
 
-    def _mean(self, logits: list[Tensor]) -> Tensor:
-        """n logits (B, K) to the log of their mean probabilities (B, K)."""
-        return torch.stack(logits).log_softmax(2).logsumexp(0) - math.log(self.n)
+    def _noisy(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        out = {}
+        for name, x in inputs.items():
+            noise = self.noise.normal(f"{self.site}.{name}", x.shape, self.sigma, x)
+            box = self.boxes[name]
+            out[name] = x + (noise if box.is_plain else box.to(x.device).in_values(noise))
+        return out
+
+    def _mean(self, head: str, scores: Tensor) -> Tensor:
+        """n scores (B, columns) as the score of their mean probabilities, (B, columns)."""
+        sigmoids = self.heads[head].kind == "multi-label" or scores.shape[2] == 1
+        if not sigmoids:
+            return scores.log_softmax(2).logsumexp(0) - math.log(self.n)
+        yes, no = logsigmoid(scores).logsumexp(0), logsigmoid(-scores).logsumexp(0)
+        return yes - no

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustbench_med.api.defense import Defense
-from robustbench_med.api.model import FusionModel
-from robustbench_med.api.randomness import RandomLayer
-from robustbench_med.util.errors import UserError
-from robustbench_med.util.fields import Fraction
+from robustbench_med.api import Defense, Fraction, FusionModel, Modality, RandomLayer, UserError
 
 
 @dataclass(frozen=True)
 class ResizePad(Defense):
-    """Each image is resized to a random size and padded with zeros, at a random place, to a fixed one.
+    """Each image is resized to a random size and padded, at a random place, to a fixed one.
 
-    One draw of size and place serves the whole batch, as in the paper; each modality has its own.
+    One draw of size and place serves the whole batch, as in the paper; each modality has its own, and its
+    lowest value as padding.
     Resizing is by nearest neighbour, as in the authors' code. The height is uniform over the
     integers in [low·H, high·H), both rounded; the width keeps the proportions; the padded image is
     (high·H, high·W). Switched off, images keep their size.
@@ -39,7 +37,14 @@ class ResizePad(Defense):
             )
 
     def apply(self, model: FusionModel) -> None:
-        model.preprocess(lambda: RandomResizePad(self.low, self.high))
+        def make(modality: Modality) -> RandomResizePad:
+            if np.ndim(modality.low):
+                raise UserError(
+                    f"resize-pad: {modality.name} has a range for each pixel; its padding has one"
+                )
+            return RandomResizePad(self.low, self.high, float(modality.low))
+
+        model.preprocess(make, ("image",), "resize-pad")
 
 
 class RandomResizePad(RandomLayer):
@@ -47,9 +52,9 @@ class RandomResizePad(RandomLayer):
 
     shared_by = "batch"
 
-    def __init__(self, low: float, high: float) -> None:
+    def __init__(self, low: float, high: float, padding: float = 0.0) -> None:
         super().__init__()
-        self.low, self.high = low, high
+        self.low, self.high, self.padding = low, high, padding
 
     def forward(self, x: Tensor) -> Tensor:
         if self.noise.off:
@@ -62,4 +67,5 @@ class RandomResizePad(RandomLayer):
         top = self.noise.integer(0, height - rows + 1)
         left = self.noise.integer(0, width - columns + 1)
         resized = F.interpolate(x, (rows, columns), mode="nearest")
-        return F.pad(resized, (left, width - columns - left, top, height - rows - top))
+        room = (left, width - columns - left, top, height - rows - top)
+        return F.pad(resized, room, value=self.padding)

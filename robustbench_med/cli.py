@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 when it is done, 1 when a gate does not pass, 2 for what the user must mend, 130 after Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # an arrow that a terminal cannot print must not end a run
+            stream.reconfigure(errors="replace")
     argv = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(argv)
     try:
@@ -73,12 +77,16 @@ def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
     add("--defense", action="append", dest="defenses", metavar="NAME:OPTION=VALUE,…", help=ADDED)
     add("--dataset", help="data set (robmed list datasets); default phantom, synthetic and built in")
     add("--weights", help="safetensors file; default: the shipped weights of this model and data set")
-    add("--eps", help="radius of every attacked modality, or name=radius,…; default 4/255")
+    add("--eps", help="radius of every attacked modality, or name=radius,…; default 4/255 (tables 0.1)")
     add("--norm", help="linf (default), l2, or l2-joint: one ball for all attacked modalities together")
     add("--modality", help="attack only these modalities, comma-separated; default all")
-    add("--head", help="any (default), all, or one head: which must be wrong for the attacker to win")
+    add(
+        "--head",
+        help="what must be wrong: any head (default), all, one head, or one question (findings.mass)",
+    )
+    add("--towards", metavar="FROM=TO", help="a wrong answer to reach, for the one question of --head")
     add("--steps", type=int, help="gradient steps of the attack")
-    add("--step-size", help="in units of the pixel range, such as 1/255; default epsilon / 4")
+    add("--step-size", help="in units of the modality, such as 1/255; default epsilon / 4")
     add("--restarts", type=int, help="random starts of the attack")
     add("--loss", help="cross-entropy (default) or margin")
     add("--keep", help="best (default) or last iterate")
@@ -91,7 +99,7 @@ def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
     )
     add("--draws", type=int, help="scoring draws of a random model; default 10")
     add("--samples", type=int, help="how many test samples, 0 for all; default 200")
-    add("--batch-size", type=int, help="default 100; changes no outcome of a deterministic model")
+    add("--batch-size", type=int, help="default 100; changes no outcome but of draws that a batch shares")
     add("--seed", type=int, help="default 0")
     add("--device", help="cpu (default), cuda, …")
     add("--out", help="folder of run folders; default runs")
@@ -145,8 +153,13 @@ def _add_board(parser: argparse.ArgumentParser) -> None:
 def _console() -> Any:
     from rich.console import Console
 
-    # A pipe has no width; a terminal's is kept.
-    return Console(width=None if sys.stdout.isatty() else 200, soft_wrap=True, highlight=False)
+    # A pipe has no width: it gets what fits a terminal of 80 columns. Colours and links are for terminals.
+    return Console(width=None if sys.stdout.isatty() else 80, highlight=False)
+
+
+def _say(text: str) -> None:
+    """A line of which nothing is markup and that is never broken: a path, say."""
+    print(text)
 
 
 def _count_or_auto(text: str) -> int | str:
@@ -156,7 +169,7 @@ def _count_or_auto(text: str) -> int | str:
 def _add_certify(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", required=True, help="name (robmed list models) or YAML file")
-    add("--sigma", required=True, help="noise in units of the pixel range, or name=sigma,… by modality")
+    add("--sigma", required=True, help="noise in units of the modality, or name=sigma,… by modality")
     add("--defense", action="append", dest="defenses", metavar="NAME:OPTION=VALUE,…", help=ADDED)
     add("--dataset", help="data set (robmed list datasets); default phantom, synthetic and built in")
     add("--weights", help="safetensors file; default: the shipped weights of this model and data set")
@@ -176,6 +189,7 @@ def _add_certify(parser: argparse.ArgumentParser) -> None:
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="RECIPE", help="name (robmed list recipes) or YAML file")
     parser.add_argument("--out", help="folder of weights and model card; default weights/DATASET")
+    parser.add_argument("--replace", action="store_true", help="write over weights of another recipe")
     parser.set_defaults(command=_train)
 
 
@@ -199,10 +213,11 @@ def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
     console = _console()
     for result in run_all(_run_config(options), options.audit):
         show(result.record, console)
-        console.print(f"\nrecord  {result.folder / 'record.json'}")
+        _say("")
+        _say(f"record  {result.folder / 'record.json'}")
         if (picture := result.folder / "picture.png").exists():
-            console.print(f"picture {picture}")
-        console.print(f"row     {result.leaderboard}")
+            _say(f"picture {picture}")
+        _say(f"row     {result.leaderboard}")
 
 
 def _curve(options: argparse.Namespace, argv: Sequence[str]) -> None:
@@ -211,12 +226,13 @@ def _curve(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.studies.curve import epsilon_curve
 
     radii = [_radius(text, "--radii") for text in options.radii.split(",")] if options.radii else []
-    if options.eps:
+    if options.eps and "=" not in options.eps:
         raise UserError("--eps: a curve has several radii; say --radii 1/255,2/255")
-    curve = epsilon_curve(_run_config(options), radii, options.audit)
-    console = _console()
-    show(curve, console)
-    console.print(f"\ncurve   {curve.folder / 'curve.json'}\npicture {curve.folder / 'curve.png'}")
+    curve, folder = epsilon_curve(_run_config(options), radii, options.audit)
+    show(curve, _console())
+    _say("")
+    _say(f"curve   {folder / 'curve.json'}")
+    _say(f"picture {folder / 'curve.png'}")
 
 
 def _modalities(options: argparse.Namespace, argv: Sequence[str]) -> None:
@@ -226,38 +242,45 @@ def _modalities(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
     if options.modality:
         raise UserError("--modality: the table attacks each of them; drop the flag")
-    table = modality_table(_run_config(options), options.audit)
-    console = _console()
-    show(table, console)
-    console.print(f"\ntable   {table.folder / 'modalities.json'}")
+    table, folder = modality_table(_run_config(options), options.audit)
+    show(table, _console())
+    _say("")
+    _say(f"table   {folder / 'modalities.json'}")
+    _say(f"picture {folder / 'modalities.png'}")
 
 
-def _suite(options: argparse.Namespace, argv: Sequence[str]) -> None:
+def _suite(options: argparse.Namespace, argv: Sequence[str]) -> int:
     del argv
     from robustbench_med.studies.suite import Suite, run_suite
 
     suite = Suite.from_yaml(options.suite)
-    console = _console()
     out = options.out or Path("runs") / Path(options.suite).stem
-    result = run_suite(suite, out, options.device, lambda said: console.print(said))
-    console.print("\n" + result.table.read_text(encoding="utf-8"), markup=False)
-    console.print(f"table   {result.table}\npicture {result.figure}\nrows    {out / 'leaderboard.csv'}")
+    result = run_suite(suite, out.expanduser(), options.device, _say)
+    _say("\n" + result.table.read_text(encoding="utf-8"))
+    _say(f"table   {result.table}")
+    _say(f"picture {result.figure}")
+    _say(f"rows    {out / 'leaderboard.csv'}")
+    for line in result.failed:
+        print(f"robmed: failed: {line}", file=sys.stderr)
+    return 1 if result.failed else 0
 
 
 def _compare(options: argparse.Namespace, argv: Sequence[str]) -> int:
     del argv
+    from robustbench_med.measure.compare import MARGIN
     from robustbench_med.reporting.comparison import show
-    from robustbench_med.studies.compare import MARGIN, compare
+    from robustbench_med.studies.compare import compare_runs
 
     margin = _radius(options.margin, "--margin") if options.margin else MARGIN
-    found = compare(options.baseline, options.new, margin)
+    found = compare_runs(options.baseline, options.new, margin)
     show(found, _console(), options.gate)
     return 1 if options.gate and found.complaints else 0
 
 
 def _board(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
-    from robustbench_med.reporting.board import boards, show
+    from robustbench_med.measure.ranking import boards
+    from robustbench_med.reporting.board import show
     from robustbench_med.reporting.leaderboard import read
 
     if not options.csv.exists():
@@ -327,8 +350,8 @@ def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
     result = certify(build(CertifyConfig, flags, "robmed certify"))
     console = _console()
     show(result.record, console)
-    console.print(f"\nrecord  {result.folder / 'record.json'}")
-    console.print(f"row     {result.leaderboard}")
+    _say(f"\nrecord  {result.folder / 'record.json'}")
+    _say(f"row     {result.leaderboard}")
 
 
 def _train(options: argparse.Namespace, argv: Sequence[str]) -> None:
@@ -337,7 +360,7 @@ def _train(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
     recipe = train_config(options.config)
     out = Path(options.out or f"weights/{recipe.dataset}")
-    trained = train(recipe, out, shlex.join(["robmed", *argv]))
+    trained = train(recipe, out, shlex.join(["robmed", *argv]), options.replace)
     print(f"weights {trained.weights}\ncard    {trained.card}")
 
 
@@ -358,12 +381,13 @@ def _list(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
     from rich.table import Table
 
-    from robustbench_med.reporting.listing import rows
+    from robustbench_med.reporting.text import plain
+    from robustbench_med.studies.listing import rows
 
     columns, found = rows(options.what)
     table = Table(*columns, box=None, pad_edge=False)
     for row in found:
-        table.add_row(*row)
+        table.add_row(*map(plain, row))
     _console().print(table)
 
 

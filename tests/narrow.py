@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from tiny import CLASSES
+from tiny import CLASSES, asks, takes
 from torch import Tensor
 
 from robustbench_med.api.defense import Defense
@@ -27,7 +27,7 @@ def images(channels: Mapping[str, int], size: tuple[int, int] = (32, 32)) -> dic
 def mail(*defenses: tuple[str, dict[str, Any]], **options: Any) -> FusionModel:
     """A narrow MAIL whose blocks are not shut, as they are before training."""
     torch.manual_seed(0)
-    model = MAIL(TWO, CLASSES, width=NARROW, **options)
+    model = MAIL(takes(TWO), asks(CLASSES), width=NARROW, **options)
     for name, parameters in defenses:
         DEFENSES.get(name)(**parameters).apply(model)
     for name, parameter in model.named_parameters():

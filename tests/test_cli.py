@@ -68,10 +68,11 @@ LISTED = {
 
 
 @pytest.mark.parametrize("what", cli.LISTS)
-def test_lists(what: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
+def test_lists(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", what]) == 0
-    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    names = [line.split()[0] for line in lines if line[:1].strip()]  # what wraps is indented
     assert set(LISTED[what]) <= set(names)
     assert len(names) == len(set(names))
 
@@ -83,19 +84,21 @@ def test_what_a_run_prints(
     assert cli.main(["run", "--model", "concat", "--attack", "pgd", *flags]) == 0
     printed = capfd.readouterr()
     assert printed.err == ""
-    expected = ("synthetic", "lesion", "side", "any head", "95 %", "macro-F1", "4/255", "passes a sample")
-    for text in expected:
+    heads = ("lesion", "side", "every head right", "95 %", "F1", "AUROC")
+    for text in ("synthetic", *heads, "4/255", "passes a sample", "unaudited"):
         assert text in printed.out
+    tables = printed.out.partition("record  ")[0].splitlines()
+    assert max(map(len, tables)) <= 80
     for name in ("record.json", "picture.png", "leaderboard.csv"):
         assert name in printed.out
 
 
-def test_ctrl_c(robmed: Robmed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c(robmed: Robmed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("robustbench_med.studies.run.run", interrupt)
-    code, lines = robmed("run", "--model", "concat", "--attack", "pgd")
+    monkeypatch.setattr("robustbench_med.studies.run.run_all", interrupt)
+    code, lines = robmed("run", "--model", "concat", "--attack", "pgd", "--out", tmp_path)
     assert code == 130
     assert lines == ["robmed: interrupted; the same command goes on from here"]
     monkeypatch.setattr("robustbench_med.data.catalog.import_dataset", interrupt)

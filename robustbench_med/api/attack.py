@@ -10,12 +10,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from robustbench_med.api.model import FusionModel
-from robustbench_med.api.objective import Goal, Loss, margin
+from robustbench_med.api.model import DrawsSharedBy, FusionModel
+from robustbench_med.api.objective import Aim, Goal, Loss, margin
 from robustbench_med.api.threat import ThreatModel
 from robustbench_med.util.errors import UserError
+from robustbench_med.util.seeding import derive
 
 LEAVING = 1 / 16  # share of a pass that must be done before the finished samples leave it
+
+Knowledge = Literal["white box", "scores", "decisions", "transfer", "none"]
 
 
 @dataclass(frozen=True)
@@ -23,23 +26,57 @@ class Batch:
     """Samples under attack.
 
     Attributes:
-        inputs: modalities (B, C, H, W) in [0, 1].
-        labels: tasks (B,).
-        ids: B sample ids; random starts derive from them.
+        inputs: modalities (B, *shape), in their own units.
+        labels: by head (B,) or (B, questions).
+        ids: B sample ids; random starts and draws derive from them.
+        lanes: where a sample is attacked in several ways at once, which of them a row is, (B,) numbers.
+        aim: what the attack follows, where the goal leaves a choice; see ``Goal.followed``.
     """
 
     inputs: Mapping[str, Tensor]
     labels: Mapping[str, Tensor]
     ids: tuple[str, ...]
+    lanes: tuple[int, ...] = ()
+    aim: Aim | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs lie."""
+        return next(iter(self.inputs.values())).device
+
     def take(self, index: Tensor) -> Batch:
         """The samples at ``index`` (B',)."""
+        chosen = index.tolist()
         return Batch(
-            take(self.inputs, index), take(self.labels, index), tuple(self.ids[i] for i in index.tolist())
+            take(self.inputs, index),
+            take(self.labels, index),
+            tuple(self.ids[i] for i in chosen),
+            tuple(self.lanes[i] for i in chosen) if self.lanes else (),
+            None if self.aim is None else self.aim.take(index),
         )
+
+    def part(self, some: slice) -> Batch:
+        """Neighbouring samples, which share their memory with these."""
+        return Batch(
+            {name: x[some] for name, x in self.inputs.items()},
+            {head: y[some] for head, y in self.labels.items()},
+            self.ids[some],
+            self.lanes[some],
+            None if self.aim is None else self.aim.part(some),
+        )
+
+    def aimed(self, aim: Aim | None) -> Batch:
+        """The same samples with another aim."""
+        return replace(self, aim=aim)
+
+    def lined_up(self, aims: Sequence[Aim], first: int = 0) -> Batch:
+        """The samples once for each of ``aims``, one lane after another, numbered from ``first``."""
+        everyone = torch.arange(len(self), device=self.device).repeat(len(aims))
+        lanes = tuple(first + lane for lane in range(len(aims)) for _ in self.ids)
+        return replace(self.take(everyone), lanes=lanes, aim=Aim.joined(aims))
 
 
 @dataclass
@@ -68,6 +105,23 @@ class Evaluation:
     gradients: Mapping[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Surrogate:
+    """A trained model whose adversarial inputs are tried on another one.
+
+    Attributes:
+        model, dataset, weights: as ``--model``, ``--dataset`` and ``--weights`` name it.
+    """
+
+    model: str
+    dataset: str
+    weights: str | None = None
+
+
+def _no_surrogates(wanted: Surrogate) -> FusionModel:
+    raise UserError(f"the surrogate {wanted.model!r} cannot be loaded here; run the attack by robmed run")
+
+
 @dataclass
 class Target:
     """The model as the attacker may use it: under a threat model, with every pass counted.
@@ -75,11 +129,13 @@ class Target:
     Attributes:
         model: in evaluation mode, its parameters frozen.
         eot: draws of the model's randomness behind each loss and gradient; 1 if deterministic.
-        seed: for random starts; derive from it by name, never draw from a shared stream.
+        seed: for random starts and draws; derive from it by name, never draw from a shared stream.
         rows: most samples in one pass, None for any number. Attacks may try several targets or
             proposals at once; larger requests are cut into passes of this size.
         raw_gradients: leave NaN and infinite entries in the gradients; they are 0 otherwise, so that an
             attack goes on with the others.
+        load_surrogate: hands out the models that a transfer attack asks for.
+        asked: how often each (sample, lane) was asked about; names the draws of the next question.
         deterministic: True when a sample seen broken once is broken for good.
     """
 
@@ -91,83 +147,127 @@ class Target:
     passes: Passes
     rows: int | None = None
     raw_gradients: bool = False
+    load_surrogate: Callable[[Surrogate], FusionModel] = _no_surrogates
+    asked: dict[tuple[str, int], int] = field(default_factory=dict, repr=False)
     deterministic: bool = field(init=False)
+    draws_shared_by: DrawsSharedBy = field(init=False)
 
     def __post_init__(self) -> None:
-        self.deterministic = self.model.draws_shared_by == "none"
+        self.draws_shared_by = self.model.draws_shared_by
+        self.deterministic = self.draws_shared_by == "none"
 
     def evaluate(
         self,
+        batch: Batch,
         inputs: Mapping[str, Tensor],
-        labels: Mapping[str, Tensor],
         loss: Loss,
         gradient: bool = True,
-        targets: Sequence[Tensor] = (),
+        steps: Sequence[int] | None = None,
     ) -> Evaluation:
         """Loss, success and (if asked) the gradient with respect to the attacked modalities only.
 
         The mean over ``eot`` draws is a gradient of the expected loss (Athalye et al. 2018).
 
         Args:
-            targets: of a targeted loss, see ``Goal.loss``.
+            batch: whose samples the rows of ``inputs`` are of: labels, ids, aim.
+            inputs: all modalities, (B, *shape).
+            steps: what tells the draws of this question about a row from those of others. By default
+                a count of the questions about that sample in that lane so far.
 
         Raises:
             UserError: no attacked modality gets a gradient; zeros would pass for robustness.
         """
-        count = len(next(iter(inputs.values())))
-        if self.rows is not None and count > self.rows:
-            return self._in_passes(self.rows, inputs, labels, loss, gradient, targets)
+        if gradient and not self.model.differentiable:
+            raise UserError(
+                "this model tells scores, no gradients; choose an attack that needs none (square, spsa, "
+                "hop-skip-jump, or transfer from a surrogate)"
+            )
+        keys = self._keys(batch, steps)
+        count = len(batch)
+        if self.rows is None or count <= self.rows:
+            return self._evaluate(batch, inputs, loss, gradient, keys)
+        parts = []
+        for start in range(0, count, self.rows):
+            some = slice(start, start + self.rows)
+            part = {name: x[some] for name, x in inputs.items()}
+            parts.append(self._evaluate(batch.part(some), part, loss, gradient, keys[some]))
+        return _combined(parts, torch.cat)
+
+    def _evaluate(
+        self,
+        batch: Batch,
+        inputs: Mapping[str, Tensor],
+        loss: Loss,
+        gradient: bool,
+        keys: Sequence[tuple[str | int, ...]],
+    ) -> Evaluation:
         leaves = {name: inputs[name].detach() for name in self.threat.budgets}
         with torch.set_grad_enabled(gradient):
             for leaf in leaves.values():
                 leaf.requires_grad_(gradient)
-            draws = [self._draw({**inputs, **leaves}, labels, loss, targets) for _ in range(self.eot)]
-        self.passes.forward += self.eot * count
-        self.passes.backward += self.eot * count if gradient else 0
+            draws = []
+            for number in range(self.eot):
+                self._name_draw(keys, number)
+                draws.append(self._draw(batch, {**inputs, **leaves}, loss))
+        self.passes.forward += self.eot * len(batch)
+        self.passes.backward += self.eot * len(batch) if gradient else 0
         return draws[0] if self.eot == 1 else _mean(draws)
 
-    def _in_passes(
-        self,
-        rows: int,
-        inputs: Mapping[str, Tensor],
-        labels: Mapping[str, Tensor],
-        loss: Loss,
-        gradient: bool,
-        targets: Sequence[Tensor],
-    ) -> Evaluation:
-        parts = []
-        for start in range(0, len(next(iter(inputs.values()))), rows):
-            some = slice(start, start + rows)
-            part = {n: x[some] for n, x in inputs.items()}, {t: y[some] for t, y in labels.items()}
-            parts.append(self.evaluate(*part, loss, gradient, [t[some] for t in targets]))
-        return _combined(parts, torch.cat)
+    def _keys(self, batch: Batch, steps: Sequence[int] | None) -> list[tuple[str | int, ...]]:
+        """What names the draws of every row; () each for a deterministic model."""
+        if self.draws_shared_by == "none":
+            return [()] * len(batch)
+        lanes = batch.lanes or (0,) * len(batch)
+        if steps is None:
+            rows = list(zip(batch.ids, lanes, strict=True))
+            steps = [self._count(row) for row in rows]
+        else:
+            steps = [f"given {step}" for step in steps]  # type: ignore[misc]
+        return list(zip(batch.ids, lanes, steps, strict=True))
 
-    def scores(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Logits by task (B, K), the mean over the draws: to rank targets by, never to judge by."""
+    def _count(self, row: tuple[str, int]) -> int:
+        self.asked[row] = number = self.asked.get(row, -1) + 1
+        return number
+
+    def name_pass(self, names: Sequence[str]) -> None:
+        """Name the draws of a forward pass that a library makes by itself: one name a row."""
+        if self.draws_shared_by != "none":
+            self._name_draw([(name, "pass", self._count((name, -1))) for name in names], 0)
+
+    def _name_draw(self, keys: Sequence[tuple[str | int, ...]], number: int) -> None:
+        if keys and keys[0]:
+            self.model.noise.key([derive(self.seed, "craft", number, *key) for key in keys])
+
+    def scores(self, batch: Batch) -> dict[str, Tensor]:
+        """Scores of the clean inputs by head, the mean over the draws: to rank by, never to judge by."""
+        keys = self._keys(batch, None)
+        draws = []
         with torch.no_grad():
-            draws = [_float(self.model(inputs)) for _ in range(self.eot)]
-        self.passes.forward += self.eot * len(next(iter(inputs.values())))
-        return {task: torch.stack([d[task] for d in draws]).mean(0) for task in draws[0]}
+            for number in range(self.eot):
+                self._name_draw(keys, number)
+                draws.append(in_float(self.model(batch.inputs)))
+        self.passes.forward += self.eot * len(batch)
+        return {head: torch.stack([d[head] for d in draws]).mean(0) for head in draws[0]}
 
-    def _draw(
-        self,
-        inputs: Mapping[str, Tensor],
-        labels: Mapping[str, Tensor],
-        loss: Loss,
-        targets: Sequence[Tensor],
-    ) -> Evaluation:
-        logits = _float(self.model(inputs))
-        losses = self.goal.loss(loss, logits, labels, targets)
-        gradients = self._gradients(losses, inputs) if torch.is_grad_enabled() else {}
+    def rounds(self, batch: Batch, loss: Loss) -> list[Batch]:
+        """The batch with each aim that an attack with this loss should be run for (``Goal.followed``)."""
+        aims = self.goal.followed(loss, lambda: self.scores(batch), batch.labels)
+        return [batch.aimed(aim) for aim in aims]
+
+    def _draw(self, batch: Batch, inputs: Mapping[str, Tensor], loss: Loss) -> Evaluation:
+        scores, labels = in_float(self.model(inputs)), batch.labels
+        losses = self.goal.loss(loss, scores, labels, batch.aim)
+        graded = torch.is_grad_enabled()
+        gradients = self._gradients(losses, inputs) if graded else {}
         losses = losses.detach()
         with torch.no_grad():
-            success = self.goal.success(logits, labels)
-            same = loss is margin and self.goal.head != "all"
-            margins = losses if same else self.goal.margin(logits, labels)
+            success = self.goal.success(scores, labels)
+            same = loss is margin and not graded and batch.aim is None and self.goal.aim != "all"
+            margins = losses if same else self.goal.margin(scores, labels)
         return Evaluation(losses, margins, success, gradients)
 
     def no_gradient(self) -> UserError:
-        """The error where nothing leads from the loss back to the attacked images."""
+        """The error where nothing leads from the loss back to what is attacked."""
         return UserError(
             f"the loss has no gradient with respect to {', '.join(self.threat.budgets)}: the model blocks "
             "it, or the attacked head does not see these modalities; choose an attack without gradients"
@@ -189,7 +289,7 @@ class Best:
     """The strongest adversarial inputs met so far, per sample.
 
     Deterministic models: the higher success, then the higher loss. Random models: the higher mean
-    loss over the draws, since success in some draws is no success (evaluation.md, section 2).
+    loss over the draws, since success in some draws is no success (docs/method.md, "Random models").
 
     Args:
         by: "margin" where what is compared comes from different losses.
@@ -206,7 +306,7 @@ class Best:
     ) -> None:
         self.batch, self.target, self.by, self.until = batch, target, by, until
         self.inputs = {n: x.clone() if n in target.threat.budgets else x for n, x in batch.inputs.items()}
-        count, device = len(batch), next(iter(batch.inputs.values())).device
+        count, device = len(batch), batch.device
         self.loss = torch.full((count,), -torch.inf, device=device)
         self.success = torch.zeros(count, device=device)
 
@@ -265,9 +365,14 @@ class Attack(ABC):
 
     Attributes:
         knowledge: what of the model it uses; records repeat it.
+        libraries: distributions whose code takes part; records name their versions.
+        follows_samples: what happens to a sample of a deterministic model does not depend on the batch it
+            is in; records say so where it does.
     """
 
-    knowledge: ClassVar[Literal["white box", "scores", "decisions", "transfer", "none"]] = "white box"
+    knowledge: ClassVar[Knowledge] = "white box"
+    libraries: ClassVar[tuple[str, ...]] = ()
+    follows_samples: ClassVar[bool] = True
 
     @classmethod
     def variant_of(cls, variant: str) -> dict[str, str]:
@@ -315,9 +420,9 @@ def remaining(unfinished: Tensor) -> Tensor:
     return rows
 
 
-def _float(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def in_float(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """In float32, whatever the model computes in: losses need the precision."""
-    return {task: z.float() for task, z in logits.items()}
+    return {head: z.float() for head, z in scores.items()}
 
 
 def _mean(draws: list[Evaluation]) -> Evaluation:

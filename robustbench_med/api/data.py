@@ -1,4 +1,4 @@
-"""The one data-set type: named images per sample, named tasks, and who is who.
+"""What a data set is: named modalities of any kind for every sample, and heads that ask about it.
 
 NumPy only, so that data can be listed and checked without importing torch.
 """
@@ -11,52 +11,105 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_med.api.heads import Head
 from robustbench_med.util.errors import UserError
 
 SPLITS = ("train", "val", "test")
 
+Kind = Literal["image", "volume", "signal", "table"]
+KINDS: Final[Mapping[Kind, tuple[str, ...]]] = {
+    "image": ("channels", "height", "width"),
+    "volume": ("channels", "depth", "height", "width"),
+    "signal": ("channels", "time"),
+    "table": ("features",),
+}
+"""The axes of each kind of modality, less the one of samples."""
 
-@dataclass(frozen=True)
+# Full scale of the integer types that values may be stored in.
+FULL_SCALE: Final[Mapping[str, int]] = {"uint8": 255, "uint16": 65535}
+ROUNDING = 1e-6  # by so much float32 may leave a range; such values are put back onto its end
+
+
+@dataclass(frozen=True, eq=False)
 class Modality:
-    """One kind of image every sample has.
+    """One thing that is known of every sample: an image, a volume, a signal or a table.
 
     Attributes:
-        shape: (channels, height, width).
+        shape: of one sample, by the axes of its kind (``KINDS``).
         title: what it shows, for people.
+        low, high: the range of its values, one number or one for each element (broadcast to ``shape``).
+            Values of a table may lie beyond it: its range is that of the training split.
+        scale: the unit of epsilon, likewise; the length of the range when not given. Of a table it is the
+            standard deviation of each feature over the training split.
+        mutable: which elements an attacker may change, bool, broadcast to ``shape``; all when not given.
+        features: of a table, the names of its columns.
+
+    Raises:
+        UserError: a shape that the kind does not have, an empty range, or a scale that is not positive.
     """
 
     name: str
-    shape: tuple[int, int, int]
-    title: str
+    shape: tuple[int, ...]
+    title: str = ""
+    kind: Kind = "image"
+    low: float | NDArray[np.float32] = 0.0
+    high: float | NDArray[np.float32] = 1.0
+    scale: NDArray[np.float32] | None = None
+    mutable: NDArray[np.bool_] | None = None
+    features: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(f"modality {self.name}: unknown kind {self.kind!r}; choose of {', '.join(KINDS)}")
+        axes = KINDS[self.kind]
+        if len(self.shape) != len(axes) or min(self.shape) < 1:
+            raise UserError(
+                f"modality {self.name}: the {self.kind} has shape {self.shape}; give ({', '.join(axes)})"
+            )
+        if self.features and len(self.features) != self.shape[0]:
+            raise UserError(f"modality {self.name}: {len(self.features)} names for {self.shape[0]} features")
+        for what in ("low", "high", "scale", "mutable"):
+            value = getattr(self, what)
+            try:
+                np.broadcast_to(0 if value is None else value, self.shape)
+            except ValueError as error:
+                raise UserError(
+                    f"modality {self.name}: {what} of shape {np.shape(value)} does not fit {self.shape}"
+                ) from error
+        if not (
+            np.isfinite(self.low).all() and np.isfinite(self.high).all() and np.all(self.low < self.high)
+        ):
+            raise UserError(f"modality {self.name}: the range must go from a lower to a higher number")
+        if self.scale is not None and not (np.isfinite(self.scale).all() and np.all(self.scale > 0)):
+            raise UserError(f"modality {self.name}: every scale must be a positive number")
 
-@dataclass(frozen=True)
-class Task:
-    """One question asked about every sample.
+    @property
+    def unit(self) -> float | NDArray[np.float32]:
+        """What an epsilon of 1 is worth, in units of the values."""
+        if self.scale is not None:
+            return self.scale
+        return self.high - self.low
 
-    Attributes:
-        classes: class names; label i means ``classes[i]``.
-        modalities: the modalities the label is about. In paired data all of them; in unpaired
-            data (two unrelated images under one index) only the image the label came with.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    modalities: tuple[str, ...]
+    @property
+    def is_plain(self) -> bool:
+        """Whether values span 0 to 1, in units of that, and any element may change: what libraries know."""
+        plain = np.ndim(self.low) == np.ndim(self.high) == 0 and (self.low, self.high) == (0.0, 1.0)
+        return plain and self.scale is None and self.mutable is None
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a data set is, without its images.
+    """What a data set is, without its values.
 
     Attributes:
-        pairing: "paired" when all images of a sample show the same patient or lesion, "unpaired"
+        pairing: "paired" when all modalities of a sample are of the same patient or lesion, "unpaired"
             when they were joined by index (the protocol of arXiv:2602.15346).
+        heads: the questions asked about every sample.
         synthetic: True when no patient was ever involved; shown wherever the name is shown.
         caveats: what a reader of a number on this data must know, a sentence each.
         mirror: names of the flips that keep every label true ("horizontal", "vertical").
@@ -66,7 +119,7 @@ class DatasetInfo:
     title: str
     pairing: Literal["paired", "unpaired"]
     modalities: tuple[Modality, ...]
-    tasks: tuple[Task, ...]
+    heads: tuple[Head, ...]
     licence: str
     citation: str
     synthetic: bool = False
@@ -77,6 +130,10 @@ class DatasetInfo:
         """The modality called ``name`` (KeyError otherwise)."""
         return {m.name: m for m in self.modalities}[name]
 
+    def head(self, name: str) -> Head:
+        """The head called ``name`` (KeyError otherwise)."""
+        return {h.name: h for h in self.heads}[name]
+
 
 @dataclass(frozen=True)
 class Split:
@@ -85,10 +142,11 @@ class Split:
     Attributes:
         name: "train", "val" or "test".
         info: the data set it belongs to.
-        images: per modality an array (M, C, H, W), uint8 (255 is 1.0) or float32 in [0, 1].
-        rows: per modality, for each of the N samples the row of its image in ``images``. Images
-            may be used by several samples only in "train".
-        labels: per task int64 (N,).
+        arrays: per modality an array (M, *shape): uint8 or uint16 (0 is ``low``, full scale ``high``), or
+            float32 in the modality's own units.
+        rows: per modality, for each of the N samples the row of its values in ``arrays``. A row may be
+            used by several samples only in "train".
+        labels: per head int64, (N,) or for a head of several questions (N, questions); -1 is unknown.
         ids: N distinct sample ids.
         groups: N group ids (patient or lesion); samples of one group are not independent.
         subgroups: per column N values ("" when unknown), e.g. sex, age band, skin tone.
@@ -96,7 +154,7 @@ class Split:
 
     name: str
     info: DatasetInfo
-    images: Mapping[str, NDArray[Any]]
+    arrays: Mapping[str, NDArray[Any]]
     rows: Mapping[str, NDArray[np.int64]]
     labels: Mapping[str, NDArray[np.int64]]
     ids: tuple[str, ...]
@@ -106,15 +164,21 @@ class Split:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def pixels(self, modality: str, index: Sequence[int] | NDArray[np.int64] | slice) -> NDArray[np.float32]:
-        """Images of the samples at ``index``: float32 (B, C, H, W) in [0, 1]."""
-        picked = self.images[modality][self.rows[modality][index]]
-        if picked.dtype == np.uint8:
-            return picked.astype(np.float32) / np.float32(255)
-        return picked.astype(np.float32)
+    def values(self, modality: str, index: Sequence[int] | NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """A modality of the samples at ``index``: float32 (B, *shape), in its own units."""
+        picked = self.arrays[modality][self.rows[modality][index]]
+        full = FULL_SCALE.get(picked.dtype.name)
+        if full is None:
+            return picked.astype(np.float32)
+        shares = picked.astype(np.float32) / np.float32(full)
+        kind = self.info.modality(modality)
+        if np.ndim(kind.low) == 0 and np.ndim(kind.high) == 0 and (kind.low, kind.high) == (0.0, 1.0):
+            return shares
+        low, high = np.float32(kind.low), np.float32(kind.high)
+        return np.asarray(low + shares * (high - low), np.float32)
 
     def take(self, index: NDArray[np.int64]) -> Split:
-        """The samples at ``index``, in that order (images are shared, not copied)."""
+        """The samples at ``index``, in that order (arrays are shared, not copied)."""
         return replace(
             self,
             rows={name: rows[index] for name, rows in self.rows.items()},
@@ -126,84 +190,42 @@ class Split:
 
     @property
     def members(self) -> str:
-        """SHA-256 over the sorted sample ids: who is in the split, whatever the images' size."""
+        """SHA-256 over the sorted sample ids: who is in the split, whatever the size of an image."""
         return hashlib.sha256("\0".join(sorted(self.ids)).encode()).hexdigest()
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over ids, labels and every pixel in sample order; goes into every record."""
+        """SHA-256 over ids, labels and every value in sample order; goes into every record."""
         digest = hashlib.sha256()
         for sample_id in self.ids:
             digest.update(sample_id.encode() + b"\0")
-        for task in self.info.tasks:
-            digest.update(task.name.encode() + b"\0")
-            digest.update(np.ascontiguousarray(self.labels[task.name], dtype="<i8").tobytes())
+        for head in self.info.heads:
+            digest.update(head.name.encode() + b"\0")
+            digest.update(np.ascontiguousarray(self.labels[head.name], dtype="<i8").tobytes())
         for modality in self.info.modalities:
-            images = np.ascontiguousarray(self.images[modality.name])
-            per_image = [hashlib.sha256(image.tobytes()).digest() for image in images]
-            digest.update(modality.name.encode() + b"\0" + str(images.dtype).encode())
-            for row in self.rows[modality.name]:
-                digest.update(per_image[row])
+            array = np.ascontiguousarray(self.arrays[modality.name])
+            digest.update(modality.name.encode() + b"\0" + str(array.dtype).encode())
+            if not modality.is_plain:
+                for bound in (modality.low, modality.high, modality.unit, modality.mutable):
+                    digest.update(np.asarray(True if bound is None else bound, np.float32).tobytes())
+            used = np.unique(self.rows[modality.name])
+            each = {row: hashlib.sha256(array[row].tobytes()).digest() for row in used.tolist()}
+            for row in self.rows[modality.name].tolist():
+                digest.update(each[row])
         return digest.hexdigest()
 
     def validate(self) -> Split:
-        """Check what every consumer relies on, and return self.
+        """Check what every consumer relies on; what has but one meaning is converted.
+
+        Returns:
+            The split, with labels as int64 and values a rounding error outside their range put back.
 
         Raises:
-            UserError: empty split, duplicate ids, missing or misshapen images, a row outside the
-                image array, NaN or values outside [0, 1], a label outside its task's classes, or
-                an image used twice outside "train".
+            UserError: see ``api.checks``.
         """
-        where = f"{self.info.name}/{self.name}"
-        if not self.ids:
-            raise UserError(f"{where}: the split is empty; import the data again or choose another")
-        if len(set(self.ids)) != len(self.ids):
-            raise UserError(f"{where}: sample ids repeat; every sample needs its own")
-        if len(self.groups) != len(self.ids):
-            raise UserError(f"{where}: {len(self.groups)} group ids for {len(self.ids)} samples")
-        for modality in self.info.modalities:
-            self._validate_images(where, modality)
-        for task in self.info.tasks:
-            self._validate_labels(where, task)
-        return self
+        from robustbench_med.api.checks import checked_split
 
-    def _validate_images(self, where: str, modality: Modality) -> None:
-        if modality.name not in self.images or modality.name not in self.rows:
-            raise UserError(f"{where}: no images of the modality {modality.name!r}")
-        images, rows = self.images[modality.name], self.rows[modality.name]
-        if images.shape[1:] != modality.shape:
-            raise UserError(
-                f"{where}: {modality.name} images have shape {images.shape[1:]}, "
-                f"the data set declares {modality.shape} (channels, height, width)"
-            )
-        if len(rows) != len(self.ids):
-            raise UserError(f"{where}: {len(rows)} {modality.name} images for {len(self.ids)} samples")
-        if rows.min() < 0 or rows.max() >= len(images):
-            raise UserError(f"{where}: a sample points to a {modality.name} image that is not there")
-        if self.name != "train" and len(np.unique(rows)) != len(rows):
-            raise UserError(f"{where}: a {modality.name} image is used by two samples of {self.name}")
-        if images.dtype == np.uint8:
-            return
-        used = images[np.unique(rows)]
-        if not np.isfinite(used).all():
-            raise UserError(f"{where}: {modality.name} has NaN or infinite pixels; repair the images")
-        if used.min() < 0 or used.max() > 1:
-            raise UserError(
-                f"{where}: {modality.name} pixels span {used.min():g} to {used.max():g}; scale them to [0, 1]"
-            )
-
-    def _validate_labels(self, where: str, task: Task) -> None:
-        if task.name not in self.labels:
-            raise UserError(f"{where}: no labels for the task {task.name!r}")
-        labels = self.labels[task.name]
-        if len(labels) != len(self.ids):
-            raise UserError(f"{where}: {len(labels)} {task.name} labels for {len(self.ids)} samples")
-        bad = np.flatnonzero((labels < 0) | (labels >= len(task.classes)))
-        if len(bad):
-            raise UserError(
-                f"{where}: label {labels[bad[0]]} of sample {self.ids[bad[0]]!r} is outside "
-                f"0 to {len(task.classes) - 1} ({task.name}: {', '.join(task.classes)})"
-            )
+        return checked_split(self)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ class Defense(ABC):
     ``robustbench_med.defenses``. Model configs and ``--defense`` name it and set its fields; records
     repeat them. Several are applied in the order in which they are named.
 
-    A defense changes the images (``FusionModel.preprocess``), encloses the model
+    A defense changes the inputs (``FusionModel.preprocess``), encloses the model
     (``FusionModel.wrap``), both of which every model offers, or replaces layers at the hooks that a
     model offers (``FusionModel.sites`` and ``install``). A random one draws only from the
     ``NoiseSource`` of its ``RandomLayer``; it can then be frozen to a recorded draw

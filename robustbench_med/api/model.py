@@ -1,20 +1,25 @@
-"""What a model is to this harness: images by modality in, logits by task out."""
+"""What a model is to this harness: modalities in by name, scores out by head."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
 
+from robustbench_med.api.data import Kind, Modality
+from robustbench_med.api.heads import Head
 from robustbench_med.api.randomness import NoiseSource, RandomLayer
 from robustbench_med.util.errors import UserError
 
 Forward = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
-"""Modalities (B, C, H, W) to logits by task (B, K)."""
+"""Modalities (B, *shape) to scores by head (B, columns)."""
+
+DrawsSharedBy = Literal["none", "element", "batch"]
 
 
 class Wrapper(RandomLayer, ABC):
@@ -29,35 +34,38 @@ class Wrapper(RandomLayer, ABC):
 
     @abstractmethod
     def forward(self, model: Forward, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Logits by task (B, K) from any number of calls of ``model``."""
+        """Scores by head (B, columns) from any number of calls of ``model``, each on B rows."""
 
 
 class FusionModel(nn.Module, ABC):
-    """A classifier of several images with one logit head per task.
+    """A net of one or more modalities with one or more heads.
 
-    Register a subclass under ``robustbench_med.models``. Its constructor takes ``channels``
-    (modality name to channel count) and ``classes`` (task name to class count) first, then its
-    own options by keyword.
+    Register a subclass under ``robustbench_med.models``. Its constructor takes the modalities and the
+    heads of the data first, then its own options by keyword.
 
     Two hooks for defenses need nothing from the model's author: ``preprocess`` and ``wrap``. Layers
-    put there have no weights, so that the model's own still load. A pass takes every image through
+    put there have no weights, so that the model's own still load. A pass takes every modality through
     the preprocessing in the order it was added, then the net; the wrappers enclose all of that, the
     one added last being the outermost.
 
     Attributes:
-        channels: modality name to channel count, in the order the model takes them.
-        classes: task name to class count.
+        takes: the modalities by name, in the order the model takes them.
+        answers: the heads by name.
         noise: the source of every random layer's draws.
         channels_last: True if no layer cares how images lie in memory (none calls ``view`` across
             the image axes); evaluation on a CPU then uses the layout that is faster there.
+        differentiable: False for a model that only tells scores; attacks with gradients are refused.
+        writes_inputs: True for a model that writes into what it is given; it then gets copies.
     """
 
     channels_last = False
+    differentiable = True
+    writes_inputs = False
 
-    def __init__(self, channels: Mapping[str, int], classes: Mapping[str, int]) -> None:
+    def __init__(self, modalities: Sequence[Modality], heads: Sequence[Head]) -> None:
         super().__init__()
-        self.channels = dict(channels)
-        self.classes = dict(classes)
+        self.takes = {modality.name: modality for modality in modalities}
+        self.answers = {head.name: head for head in heads}
         self.noise = NoiseSource()
         self._preprocessing = nn.ModuleList()
         self._wrappers = nn.ModuleList()
@@ -72,21 +80,26 @@ class FusionModel(nn.Module, ABC):
 
     def _preprocessed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for layers in self._preprocessing:
-            of_each = zip(self.channels, cast(nn.ModuleList, layers), strict=True)
+            of_each = zip(self.takes, cast(nn.ModuleList, layers), strict=True)
             inputs = {name: layer(inputs[name]) for name, layer in of_each}
-        logits: dict[str, Tensor] = super().__call__(inputs)
-        return logits
+        if self.writes_inputs:
+            inputs = {name: x.clone() for name, x in inputs.items()}
+        scores: dict[str, Tensor] = super().__call__(inputs)
+        return scores
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Map modalities (B, C, H, W) in [0, 1] to unnormalised logits (B, K) per task."""
+        """Map modalities (B, *shape), in their own units, to scores by head (B, columns).
+
+        Scores are unnormalised: logits of a softmax or of sigmoids.
+        """
 
     def sites(self, hook: str) -> list[str]:
         """Dotted names of the sub-modules a defense may replace at ``hook``.
 
-        Models offer hooks by overriding this; the names in use are "convolution" (any
-        ``nn.Conv2d``), "stem-convolution" (the first of each modality), "channel-gate" and
-        "attention-map" (see ``models/mail.py``).
+        Models offer hooks by overriding this, and say beside the override what the layers at a hook can
+        do; the names in use are "convolution" and "stem-convolution" (layers with the methods of
+        ``models.layers.SameConv2d``), "channel-gate" and "attention-map" (see ``models/mail.py``).
         """
         del hook
         return []
@@ -103,13 +116,29 @@ class FusionModel(nn.Module, ABC):
         self.set_submodule(site, layer)
         self.adopt_random_layers()
 
-    def preprocess(self, make: Callable[[], nn.Module]) -> None:
-        """Send each modality's image (B, C, H, W) through a layer of its own, after those added before.
+    def preprocess(
+        self,
+        make: Callable[[Modality], nn.Module],
+        kinds: Sequence[Kind] = ("image", "volume", "signal", "table"),
+        defense: str = "preprocessing",
+    ) -> None:
+        """Send each modality (B, *shape) through a layer of its own, after those added before.
 
         Args:
             make: makes one such layer. It has no weights, so that those of the net still fit.
+            kinds: of modalities that the layers are for; others pass unchanged.
+            defense: the name of the defense, for the error.
+
+        Raises:
+            UserError: the model takes no modality of these kinds.
         """
-        self._preprocessing.append(nn.ModuleList(make() for _ in self.channels))
+        if not any(modality.kind in kinds for modality in self.takes.values()):
+            raise UserError(
+                f"the defense {defense!r} is for {' and '.join(f'{kind}s' for kind in kinds)}, and "
+                f"{', '.join(self.takes)} are none; choose another defense"
+            )
+        layers = (make(m) if m.kind in kinds else nn.Identity() for m in self.takes.values())
+        self._preprocessing.append(nn.ModuleList(layers))
         self.adopt_random_layers()
 
     def wrap(self, wrapper: Wrapper) -> None:
@@ -144,9 +173,31 @@ class FusionModel(nn.Module, ABC):
         return found
 
     @property
-    def draws_shared_by(self) -> Literal["none", "element", "batch"]:
+    def draws_shared_by(self) -> DrawsSharedBy:
         """ "none" for a deterministic model, "batch" if any layer shares its draw, else "element"."""
         kinds = {layer.shared_by for layer in self.random_layers()}
         if not kinds:
             return "none"
         return "batch" if "batch" in kinds else "element"
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor) -> Tensor:
+        del ctx, x
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        del ctx
+        return gradients[0], None
+
+
+def straight_through(x: Tensor, value: Tensor) -> Tensor:
+    """``value`` with the gradient of ``x``: BPDA with the identity (Athalye et al. 2018, section 4.1).
+
+    Args:
+        x, value: of one shape; what comes back equals ``value`` bit for bit.
+    """
+    out: Tensor = _StraightThrough.apply(x, value.detach())  # type: ignore[no-untyped-call]
+    return out

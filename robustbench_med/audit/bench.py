@@ -1,4 +1,4 @@
-"""What an audit works with: thresholds, configuration, findings, and a part of the run."""
+"""What an audit works with: its configuration, a part of the run, and a way to run other attacks on it."""
 
 from __future__ import annotations
 
@@ -8,64 +8,24 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Evaluation, Passes, Target
+from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal, Loss
-from robustbench_med.evaluation.batches import Plan, evaluate, load_batch
+from robustbench_med.audit.thresholds import Thresholds
+from robustbench_med.evaluation.batches import evaluate
 from robustbench_med.evaluation.outcomes import Outcomes
-from robustbench_med.measure.accuracy import correct, headline
-from robustbench_med.measure.verdict import SOUND, UNAUDITED
+from robustbench_med.evaluation.plan import Plan, load_batch
+from robustbench_med.measure.accuracy import correct
+from robustbench_med.measure.verdict import Finding, verdict
+from robustbench_med.util.errors import UserError
 from robustbench_med.util.fields import STRICT
 from robustbench_med.util.files import sha256_json
 from robustbench_med.util.seeding import derive
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Where a check fails, each with its reason.
-
-    Attributes:
-        zero_gradients: share of samples whose gradient is exactly zero. No sound network has any: in
-            float32 a cross-entropy must be right by some 100 logits for that.
-        zero_entries: share of a gradient's entries that are exactly zero. Backgrounds and dead units give
-            a sound network many; steps in front of the whole image give nearly all.
-        faithful: share of the margin's changes along random directions that the gradient explains, on all
-            but the worst quarter of the samples. All but rounding and kinks in a sound network (0.99 and
-            more); 0.8 where an eighth of the pixels is left out.
-        uphill: share of samples on which a small step along the gradient raises the margin. What is
-            differentiable rises to first order; plateaus and shattered gradients do not (Athalye et al.
-            2018, section 3).
-        small_step: that step, as a share of epsilon.
-        unsteady: share of samples that stand although a random step of half of epsilon moves the margin as
-            far as the gradient's own step of that length. In a sound network the gradient's step moves it
-            further by about the root of the number of pixels; where it does not, the attack was blind
-            (loss variability, Pintor et al. 2022, arXiv:2106.09947).
-        repeatable: by how much of their range logits may change when the same pass, on the same draws, is
-            made again or in another batch. Beyond rounding, of half precision at most, only what is not
-            declared can change them.
-        stronger: by how much (in share of samples) another attack may be stronger before this run's
-            counts as weak, on top of chance. Weaker kinds of attack have no business being stronger at
-            all (Carlini et al. 2019, section 4).
-        refined: the same for attacks that cost more than the run's, which may well gain a little.
-            A number further off than this is no longer the one that is reported. So it is for samples
-            that an attack breaks on its way and hands back unbroken.
-        together: by how much the best of all attacks, chosen for each sample, may be stronger than the
-            run's. Every attack misses a few samples; one that misses many was not the worst case.
-    """
-
-    zero_gradients: float = 0.0
-    zero_entries: float = 0.98
-    faithful: float = 0.95
-    uphill: float = 0.9
-    small_step: float = 0.05
-    unsteady: float = 0.1
-    repeatable: float = 0.01
-    stronger: float = 0.002
-    refined: float = 0.02
-    together: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -94,11 +54,14 @@ class AuditConfig:
     """What an audit runs.
 
     Attributes:
-        samples: at most so many of the run's.
+        samples: at most so many of the run's; further attacks are made on those that the run left standing.
         others: attacks that must not be stronger than the run's.
         strong: the attack that is to break everything when nothing bounds it.
         longer: factor on the steps of the run's attack.
         more_draws: factor on its EOT draws.
+
+    Raises:
+        UserError: a number that makes no sense.
     """
 
     others: tuple[Other, ...]
@@ -107,15 +70,9 @@ class AuditConfig:
     longer: int = 4
     more_draws: int = 4
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One check: whether it passed, and on what evidence."""
-
-    check: str
-    passed: bool
-    evidence: str
-    numbers: Mapping[str, float] = field(default_factory=dict)
+    def __post_init__(self) -> None:
+        if min(self.samples, self.longer, self.more_draws, *(o.eot for o in self.others)) < 1:
+            raise UserError("audit: samples, longer, more_draws and eot must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -126,6 +83,7 @@ class Audit:
         complete: False when only the cheap checks were made.
         samples: how many of the run's were looked at.
         forward, backward, seconds: what it cost.
+        knowledge: what attackers the model admits at most, if not all.
     """
 
     complete: bool
@@ -134,12 +92,12 @@ class Audit:
     forward: int
     backward: int
     seconds: float
+    knowledge: str = ""
 
     @property
     def verdict(self) -> str:
-        """ "sound", or the names of the failed checks; "unaudited" if few were made and none failed."""
-        failed = ", ".join(f.check for f in self.findings if not f.passed)
-        return failed or (SOUND if self.complete else UNAUDITED)
+        """In words; see ``measure.verdict``."""
+        return verdict(self.findings, self.complete, self.knowledge)
 
     def as_record(self) -> dict[str, Any]:
         """For the run's record."""
@@ -147,12 +105,14 @@ class Audit:
 
 
 class Bench:
-    """What checks work with: a part of the run, and a way to run other attacks on it.
+    """What checks work with.
 
     Attributes:
         plan: the run's, on the first samples of its split.
-        right: (R, N) which of them the run's attack left right, on each scoring draw.
-        tried: the same of every other attack so far within the run's threat model.
+        outcomes: the run's, of these samples.
+        clean, right: (R, N) which of them were right before and after the run's attack, on each scoring draw.
+        standing: positions of the samples that the run's attack left right in any draw.
+        tried: outcomes on the standing samples of every other attack so far, within the run's threat model.
     """
 
     def __init__(
@@ -169,41 +129,72 @@ class Bench:
         self.plan = replace(plan, split=plan.split.take(np.arange(count)))
         self.config, self.make, self.folder, self.announce = config, make, folder, announce
         self.thresholds, self.passes = thresholds, Passes()
-        self.outcomes = outcomes
-        self.right = correct(outcomes.adversarial, outcomes.labels, plan.goal)[headline(plan.goal)][:, :count]
-        self.clean = correct(outcomes.clean, outcomes.labels, plan.goal)[headline(plan.goal)][:, :count]
+        self.outcomes = outcomes.take(np.arange(count))
+        self.clean = correct(self.outcomes.clean, self.outcomes.labels, plan.goal)
+        self.right = correct(self.outcomes.adversarial, self.outcomes.labels, plan.goal)
+        self.standing = np.flatnonzero(self.right.any(0))
         self.batch = load_batch(self.plan.split, np.arange(count), plan.device)
-        self.tried: list[NDArray[np.bool_]] = []
+        self.tried: list[Outcomes] = []
+        self._model: FusionModel | None = None
 
-    def under(self, title: str, **changes: Any) -> NDArray[np.bool_]:
-        """(R, N): what is right under the plan with ``changes``; kept on disk for after a kill."""
-        plan = replace(self.plan, **changes)
+    @property
+    def deterministic(self) -> bool:
+        """Whether the model is."""
+        return self.plan.model.draws_shared_by == "none"
+
+    @property
+    def model(self) -> FusionModel:
+        """A copy for the checks that look at the model."""
+        if self._model is None:
+            self._model = self.plan.fresh()
+        return self._model
+
+    def run(self, title: str, index: NDArray[np.int64] | None = None, **changes: Any) -> Outcomes:
+        """The outcomes under the plan with ``changes``, on the samples at ``index`` (all); kept on disk."""
+        split = self.plan.split if index is None else self.plan.split.take(index)
+        plan = replace(self.plan, split=split, **changes)
         self.announce(title)
         attack = {"class": type(plan.attack).__name__, **asdict(plan.attack)}  # type: ignore[call-overload]
-        samples = plan.split.fingerprint  # audits of other sizes may have left parts here
-        key = sha256_json([attack, asdict(plan.threat), plan.eot, plan.goal.head, samples])[:12]
-        outcomes = evaluate(plan, self.folder / key, lambda _: None)
+        budgets = {name: budget.as_record() for name, budget in plan.threat.budgets.items()}
+        # Audits of other sizes may have left parts here.
+        key = [attack, budgets, plan.threat.joint, plan.eot, plan.goal.aim, split.fingerprint]
+        outcomes = evaluate(plan, self.folder / sha256_json(key)[:12], lambda _: None)
         self.passes.forward += outcomes.forward
         self.passes.backward += outcomes.backward
-        right = correct(outcomes.adversarial, outcomes.labels, plan.goal)[headline(plan.goal)]
-        if plan.threat == self.plan.threat:
-            self.tried.append(right)
+        return outcomes
+
+    def under(self, title: str, **changes: Any) -> NDArray[np.bool_]:
+        """(R, N): what is right under the run's threat model with another attack, or more of the same.
+
+        Only what the run left standing is attacked; the rest is broken already.
+        """
+        right = np.zeros_like(self.right)
+        if not len(self.standing):
+            return right
+        outcomes = self.run(title, self.standing, **changes)
+        right[:, self.standing] = correct(outcomes.adversarial, outcomes.labels, self.plan.goal)
+        self.tried.append(outcomes)
         return right
 
-    def target(self) -> Target:
-        """The model under the run's threat model, its draws started anew."""
-        plan = self.plan
-        plan.model.eval().requires_grad_(False)
-        plan.model.noise.reseed(derive(plan.seed, "audit"))
-        seed = derive(plan.seed, "audit")
-        return Target(plan.model, plan.threat, plan.goal, plan.eot, seed, self.passes, plan.batch_size)
+    def target(self, goal: Goal | None = None) -> Target:
+        """The model under the run's threat model, its draws started anew; for the run's goal or another."""
+        target = self.plan.target(self.model, derive(self.plan.seed, "audit"), self.passes)
+        return replace(target, goal=goal or self.plan.goal)
 
     def look(
         self, inputs: Mapping[str, Tensor], loss: Loss, gradient: bool = True, goal: Goal | None = None
     ) -> Evaluation:
         """Loss and gradient, on the same draws every time; of the run's goal, or of another."""
-        target = replace(self.target(), raw_gradients=True, goal=goal or self.plan.goal)
-        return target.evaluate(inputs, self.batch.labels, loss, gradient)
+        target = replace(self.target(goal), raw_gradients=True)
+        return target.evaluate(self.batch, inputs, loss, gradient)
+
+    def scores(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Scores by head, on the same draws every time."""
+        return self.target().scores(replace(self.batch, inputs=dict(inputs)))
+
+    def stands(self, device: torch.device) -> Tensor:
+        """Which samples the run's attack left right in most draws, bool (N,)."""
+        return torch.from_numpy(self.right.mean(0) > 0.5).to(device)
 
 
 class Check(Protocol):

@@ -1,4 +1,4 @@
-"""How many draws a gradient needs: ``--eot auto`` (evaluation.md, section 2)."""
+"""How many draws a gradient needs: ``--eot auto`` (docs/method.md, "Random models")."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_med.api.attack import Passes, Target
+from robustbench_med.api.attack import Batch, Passes, Target
 from robustbench_med.api.objective import cross_entropy
-from robustbench_med.evaluation.batches import Plan, evaluate, load_batch
-from robustbench_med.measure.accuracy import accuracies, headline
+from robustbench_med.evaluation.batches import evaluate
+from robustbench_med.evaluation.plan import Plan, load_batch
+from robustbench_med.measure.accuracy import correct
+from robustbench_med.measure.statistics import Scored, accuracy, lead
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.seeding import derive
 
@@ -23,6 +25,9 @@ MOST = 32
 # The cosine of two independent k-draw gradients is signal over (signal + noise / k): from a half on,
 # each points more along the expected gradient than across it.
 AGREEMENT = 0.5
+# By how much accuracy may still move with twice the draws, and what fall may be possible: a number that far
+# off is no longer the one that is reported, and 50 samples can exclude no less.
+MOVED, POSSIBLE = 0.02, 0.05
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Point:
     Attributes:
         robust, low, high: robust accuracy with its 95 % interval.
         agreement: mean cosine of two independent gradients.
+        fell, fell_at_most: by how much accuracy lies below that with half the draws, and what paired samples
+            do not exclude (one-sided 95 %).
     """
 
     draws: int
@@ -39,6 +46,8 @@ class Point:
     low: float
     high: float
     agreement: float
+    fell: float = 1.0
+    fell_at_most: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ class Curve:
 
 
 def converge(plan: Plan, folder: Path, announce: Callable[[str], None]) -> Curve:
-    """Double the draws until accuracy moves by less than half its interval and gradients agree.
+    """Double the draws until that moves accuracy by two points at most, and gradients agree.
 
     Args:
         plan: of a random model; its own ``eot`` is not used.
@@ -83,10 +92,12 @@ def converge(plan: Plan, folder: Path, announce: Callable[[str], None]) -> Curve
     """
     part = replace(plan, split=plan.split.take(np.arange(min(SAMPLES, len(plan.split)))))
     passes, points = Passes(), list[Point]()
+    before: Scored | None = None
     draws = 1
     while True:
         announce(f"EOT {draws}")
-        points.append(_point(replace(part, eot=draws), folder / f"eot{draws}", passes))
+        point, before = _point(replace(part, eot=draws), folder / f"eot{draws}", passes, before)
+        points.append(point)
         if settled(points) or draws == MOST:
             return Curve(tuple(points), settled(points), len(part.split), passes.forward, passes.backward)
         draws *= 2
@@ -96,33 +107,38 @@ def settled(points: list[Point]) -> bool:
     """Whether the last doubling changed nothing that matters."""
     if len(points) < 2:
         return False
-    last, before = points[-1], points[-2]
-    moved = abs(last.robust - before.robust)
-    return moved < (last.high - last.low) / 2 and last.agreement > AGREEMENT
+    last = points[-1]
+    still = abs(last.fell) <= MOVED and last.fell_at_most <= POSSIBLE
+    return still and last.agreement > AGREEMENT
 
 
-def _point(plan: Plan, folder: Path, passes: Passes) -> Point:
+def _point(plan: Plan, folder: Path, passes: Passes, before: Scored | None) -> tuple[Point, Scored]:
     outcomes = evaluate(plan, folder, lambda _: None)
     passes.forward += outcomes.forward
     passes.backward += outcomes.backward
-    robust = accuracies(outcomes, plan)[headline(plan.goal)].robust
-    return Point(plan.eot, robust.value, robust.low, robust.high, agreement(plan, passes))
+    shared_by = plan.model.draws_shared_by
+    right = correct(outcomes.adversarial, outcomes.labels, plan.goal)
+    robust = accuracy(right, outcomes.groups, outcomes.batches, shared_by)
+    now = Scored.mean(right, shared_by)
+    point = Point(plan.eot, robust.value, robust.low, robust.high, agreement(plan, passes))
+    if before is None:
+        return point, now
+    fell, least = lead(before, now, outcomes.groups, outcomes.batches)
+    return replace(point, fell=fell, fell_at_most=2 * fell - least), now
 
 
 def agreement(plan: Plan, passes: Passes) -> float:
     """Mean cosine of two independent gradients at random points of the ball; 0 where there are none."""
     batch = load_batch(plan.split, np.arange(len(plan.split)), plan.device)
-    seed = derive(plan.seed, "agreement")
-    start = plan.threat.random_start(batch.inputs, batch.ids, seed)
-    target = Target(plan.model, plan.threat, plan.goal, plan.eot, seed, passes, plan.batch_size)
-    plan.model.noise.reseed(derive(plan.seed, "agreement", plan.eot))
+    target = plan.target(plan.fresh(), derive(plan.seed, "agreement", plan.eot), passes)
+    start = plan.threat.random_start(batch.inputs, batch.ids, derive(plan.seed, "agreement"))
     try:
-        first, second = (_flat(target, start, batch.labels) for _ in range(2))
+        first, second = (_flat(target, batch, start) for _ in range(2))
     except UserError:  # an attack without gradients can still average scores
         return 0.0
     return float(torch.cosine_similarity(first, second, dim=1).mean())
 
 
-def _flat(target: Target, inputs: dict[str, Tensor], labels: Any) -> Tensor:
-    seen = target.evaluate(inputs, labels, cross_entropy)
+def _flat(target: Target, batch: Batch, inputs: dict[str, Tensor]) -> Tensor:
+    seen = target.evaluate(batch, inputs, cross_entropy)
     return torch.cat([g.flatten(1) for g in seen.gradients.values()], 1)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from robustbench_med.api.data import DatasetInfo, Modality, Task
+from robustbench_med.api.data import DatasetInfo, Modality
+from robustbench_med.api.heads import SingleLabel
 from robustbench_med.data import reading, splits, store
 from robustbench_med.util.errors import UserError
 
@@ -76,7 +77,13 @@ class Milk10k(store.ImportedSource):
                 Modality("clinical", shape, "clinical close-up photograph"),
                 Modality("dermoscopic", shape, "dermoscopic photograph"),
             ),
-            tasks=(Task("diagnosis", CLASS_CHOICES[options["classes"]], ("clinical", "dermoscopic")),),
+            heads=(
+                SingleLabel(
+                    "diagnosis",
+                    classes=CLASS_CHOICES[options["classes"]],
+                    modalities=("clinical", "dermoscopic"),
+                ),
+            ),
             licence="CC BY-NC 4.0",
             citation="MILK study team, MILK10k, ISIC Archive 2025, doi:10.34970/648456",
             caveats=(

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from robustbench_med.api.data import SPLITS, DatasetInfo, Modality, Task
+from robustbench_med.api.data import SPLITS, DatasetInfo, Modality
+from robustbench_med.api.heads import SingleLabel
 from robustbench_med.data import reading, splits, store
 from robustbench_med.util.errors import UserError
 
@@ -99,9 +100,9 @@ class MriCt(store.ImportedSource):
                 Modality("mri", shape, "brain MRI slice"),
                 Modality("ct", shape, "chest CT slice"),
             ),
-            tasks=(
-                Task("tumor", MRI_CLASSES, ("mri",)),
-                Task("lung", tuple(CT_CLASSES.values()), ("ct",)),
+            heads=(
+                SingleLabel("tumor", classes=MRI_CLASSES, modalities=("mri",)),
+                SingleLabel("lung", classes=tuple(CT_CLASSES.values()), modalities=("ct",)),
             ),
             licence="MRI: CC0 on its page, parts from older sets; CT: CC BY 4.0",
             citation=(

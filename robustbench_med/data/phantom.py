@@ -31,7 +31,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_med.api.data import SPLITS, DatasetInfo, DataSource, Modality, Split, Task
+from robustbench_med.api.data import SPLITS, DatasetInfo, DataSource, Modality, Split
+from robustbench_med.api.heads import SingleLabel
 from robustbench_med.util.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -121,13 +122,14 @@ class Head:
 class Draws:
     """The random numbers of B samples, handed out in a fixed order.
 
-    Every sample uses its own stream, seeded by (SEED, split, index), so no sample depends on which
-    others are rendered with it. Nothing drawn depends on a label.
+    The other phantoms draw from it too, each with its own seed and number of words. Every sample uses a
+    stream of its own, seeded by (seed, split, index), so no sample depends on which others are rendered
+    with it. Nothing drawn depends on a label.
     """
 
-    def __init__(self, split: str, indices: NDArray[np.int64]) -> None:
-        seeds = [np.random.SeedSequence((SEED, SPLITS.index(split), int(i))) for i in indices]
-        self._words = np.stack([np.random.PCG64(seed).random_raw(_WORDS) for seed in seeds])
+    def __init__(self, split: str, indices: NDArray[np.int64], seed: int = SEED, words: int = _WORDS) -> None:
+        seeds = [np.random.SeedSequence((seed, SPLITS.index(split), int(i))) for i in indices]
+        self._words = np.stack([np.random.PCG64(each).random_raw(words) for each in seeds])
         self._next = 0
 
     def _take(self, *shape: int) -> NDArray[np.uint64]:
@@ -137,46 +139,46 @@ class Draws:
 
     def uniform(self, low: float, high: float) -> Floats:
         """One number in [low, high) per sample: (B, 1, 1)."""
-        return low + (high - low) * _unit(self._take(1, 1))
+        return low + (high - low) * unit(self._take(1, 1))
 
     def smooth_field(self, nodes: int) -> Floats:
         """A smooth field in [-1, 1], (B, SIDE, SIDE), through nodes x nodes uniform numbers."""
-        lattice = 2.0 * _unit(self._take(nodes, nodes)) - 1.0
+        lattice = 2.0 * unit(self._take(nodes, nodes)) - 1.0
         place = np.arange(SIDE) * (nodes - 1) / (SIDE - 1)
         cell = np.minimum(place.astype(np.int64), nodes - 2)
-        weight = _smoothstep(place - cell)
+        weight = smoothstep(place - cell)
         rows = lattice[:, cell] * (1 - weight)[:, None] + lattice[:, cell + 1] * weight[:, None]
         return rows[:, :, cell] * (1 - weight) + rows[:, :, cell + 1] * weight
 
-    def noise(self) -> Floats:
-        """White noise of mean 0 and variance 1: (B, SIDE, SIDE).
+    def noise(self, *shape: int) -> Floats:
+        """White noise of mean 0 and variance 1: (B, *shape), by default (B, SIDE, SIDE).
 
         The sum of the four 16-bit parts of a word: close to normal, within 3.5 standard deviations,
         and free of the logarithms an exact normal needs.
         """
-        words = self._take(SIDE, SIDE)
+        words = self._take(*(shape or (SIDE, SIDE)))
         parts = [(words >> np.uint64(shift)) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48)]
         total: Floats = (parts[0] + parts[1] + parts[2] + parts[3]).astype(np.float64)
         return (total - 2.0 * 0xFFFF) / math.sqrt((2.0**32 - 1) / 3)
 
 
-def _unit(words: NDArray[np.uint64]) -> Floats:
+def unit(words: NDArray[np.uint64]) -> Floats:
     """Words as numbers in [0, 1)."""
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _smoothstep(x: Floats) -> Floats:
+def smoothstep(x: Floats) -> Floats:
     """0 below 0, 1 above 1, and a smooth rise between."""
     x = np.clip(x, 0.0, 1.0)
     return x * x * (3.0 - 2.0 * x)
 
 
-def _inside(distance: Floats, limit: Floats | float) -> Floats:
+def inside(distance: Floats, limit: Floats | float) -> Floats:
     """Share of each pixel where ``distance`` is below ``limit``."""
-    return _smoothstep((limit - distance) / _EDGE + 0.5)
+    return smoothstep((limit - distance) / _EDGE + 0.5)
 
 
-def _head_coordinates(draws: Draws) -> tuple[Floats, Floats]:
+def head_coordinates(draws: Draws) -> tuple[Floats, Floats]:
     """Head coordinates (u, v) of every pixel of a shifted, turned and scaled head."""
     pixel = (np.arange(SIDE) - (SIDE - 1) / 2) / (SIDE / 2)
     x = pixel[None, None, :] - draws.uniform(-0.06, 0.06)
@@ -189,27 +191,31 @@ def _head_coordinates(draws: Draws) -> tuple[Floats, Floats]:
     return u, v
 
 
-def _ventricles(draws: Draws, u: Floats, v: Floats) -> Floats:
+def _ventricles(draws: Draws, u: Floats, v: Floats, wider: Floats | float) -> Floats:
     """Share of the two lateral ventricles: upright crescents that bend outwards at both ends."""
     bend = draws.uniform(0.4, 1.0)
-    middle = draws.uniform(0.09, 0.14) + bend * v * v
-    across = (np.abs(u) - middle) / draws.uniform(0.06, 0.11)
+    middle = draws.uniform(0.09, 0.14) * wider + bend * v * v
+    across = (np.abs(u) - middle) / (draws.uniform(0.06, 0.11) * wider)
     along = v / draws.uniform(0.28, 0.42)
-    return _smoothstep(1.5 - np.sqrt(across * across + along * along))
+    return smoothstep(1.5 - np.sqrt(across * across + along * along))
 
 
-def _head(draws: Draws) -> Head:
-    """The anatomy. Its distribution is the same upside down, so a vertical flip is plausible."""
-    u, v = _head_coordinates(draws)
+def make_head(draws: Draws, wider: Floats | float = 1.0) -> Head:
+    """The anatomy. Its distribution is the same upside down, so a vertical flip is plausible.
+
+    Args:
+        wider: factor on the width of the ventricles.
+    """
+    u, v = head_coordinates(draws)
     radius = np.sqrt(u * u + v * v)
     bone_limit = draws.uniform(0.91, 0.95)
     dura_limit = bone_limit - draws.uniform(0.08, 0.15)
     brain_limit = dura_limit - draws.uniform(0.02, 0.05)
-    head, bone = _inside(radius, 1.0), _inside(radius, bone_limit)
-    dura, brain = _inside(radius, dura_limit), _inside(radius, brain_limit)
-    tissue = brain * (1 - _ventricles(draws, u, v))
+    head, bone = inside(radius, 1.0), inside(radius, bone_limit)
+    dura, brain = inside(radius, dura_limit), inside(radius, brain_limit)
+    tissue = brain * (1 - _ventricles(draws, u, v, wider))
     folds = draws.smooth_field(10)
-    white = tissue * _inside(radius + 0.22 * folds, draws.uniform(0.50, 0.62))
+    white = tissue * inside(radius + 0.22 * folds, draws.uniform(0.50, 0.62))
     return Head(
         u=u,
         v=v,
@@ -218,7 +224,7 @@ def _head(draws: Draws) -> Head:
         fluid=dura - tissue,
         grey=tissue - white,
         white=white,
-        falx=tissue * _inside(np.abs(u), 0.0),
+        falx=tissue * inside(np.abs(u), 0.0),
         brain=brain,
     )
 
@@ -228,32 +234,32 @@ def _blob(draws: Draws, head: Head, u: Floats, v: Floats) -> Floats:
     radius, stretch = draws.uniform(*LESION_RADIUS), draws.uniform(0.75, 1.33)
     across, along = (head.u - u) * stretch, (head.v - v) / stretch
     distance = np.sqrt(across * across + along * along) / radius
-    return head.brain * _smoothstep(1.5 - distance)
+    return head.brain * smoothstep(1.5 - distance)
 
 
-def _lesion(draws: Draws, head: Head, right: Bools) -> Floats:
+def lesion_share(draws: Draws, head: Head, right: Bools) -> Floats:
     """The lesion's share of each pixel, clear of the midline and of the skull."""
     from_midline = draws.uniform(0.28, 0.54)
     u = np.where(right[:, None, None], from_midline, -from_midline)
     return _blob(draws, head, u, draws.uniform(-0.45, 0.45))
 
 
-def _clutter(draws: Draws, head: Head) -> Floats:
+def clutter(draws: Draws, head: Head) -> Floats:
     """What hides the lesion in one modality: tissue texture and faint lesion-like blobs."""
-    clutter = TEXTURE * draws.smooth_field(11) * head.brain
+    shown = TEXTURE * draws.smooth_field(11) * head.brain
     for _ in range(DISTRACTORS):
         blob = _blob(draws, head, draws.uniform(-0.6, 0.6), draws.uniform(-0.6, 0.6))
-        clutter = clutter + draws.uniform(*DISTRACTOR_CONTRAST) * blob
-    return clutter
+        shown = shown + draws.uniform(*DISTRACTOR_CONTRAST) * blob
+    return shown
 
 
-def _contrast(draws: Draws, bright: Bools) -> Floats:
+def signed_contrast(draws: Draws, bright: Bools) -> Floats:
     """Signed lesion contrast (B, 1, 1); its size does not depend on its sign."""
     size = draws.uniform(*LESION_CONTRAST)
     return np.where(bright[:, None, None], size, -size)
 
 
-def _stored(image: Floats) -> NDArray[np.uint8]:
+def stored(image: Floats) -> NDArray[np.uint8]:
     """Intensities (B, SIDE, SIDE) as stored: (B, 1, SIDE, SIDE), 255 is 1.0."""
     return np.floor(np.clip(image, 0.0, 1.0) * 255 + 0.5).astype(np.uint8)[:, None]
 
@@ -262,17 +268,17 @@ def _mr(draws: Draws, head: Head, lesion: Floats, bright: Bools) -> NDArray[np.u
     """The MR image: sees the MR bit only."""
     image = MR_SCALP * head.scalp + MR_SKULL * head.skull + MR_FLUID * head.fluid
     image = image + MR_GREY * head.grey + MR_WHITE * head.white + MR_FALX * head.falx
-    image = image + _clutter(draws, head) + _contrast(draws, bright) * lesion
+    image = image + clutter(draws, head) + signed_contrast(draws, bright) * lesion
     image = image * (1 + MR_BIAS * draws.smooth_field(3))
-    return _stored(image + NOISE * draws.noise())
+    return stored(image + NOISE * draws.noise())
 
 
 def _ct(draws: Draws, head: Head, lesion: Floats, bright: Bools) -> NDArray[np.uint8]:
     """The CT image: sees the CT bit only."""
     image = CT_SCALP * head.scalp + CT_SKULL * head.skull + CT_FLUID * head.fluid
     image = image + CT_GREY * head.grey + CT_WHITE * head.white + CT_FALX * head.falx
-    image = image + _clutter(draws, head) + _contrast(draws, bright) * lesion
-    return _stored(image + NOISE * draws.noise())
+    image = image + clutter(draws, head) + signed_contrast(draws, bright) * lesion
+    return stored(image + NOISE * draws.noise())
 
 
 def labels_of(indices: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
@@ -297,8 +303,8 @@ def render(split: str, indices: NDArray[np.int64], findings: Findings) -> dict[s
     the same anatomy, noise and lesion shape, which is how the tests prove that no bit leaks.
     """
     draws = Draws(split, indices)
-    head = _head(draws)
-    lesion = _lesion(draws, head, findings.right)
+    head = make_head(draws)
+    lesion = lesion_share(draws, head, findings.right)
     return {
         "mr": _mr(draws, head, lesion, findings.mr_bright),
         "ct": _ct(draws, head, lesion, findings.ct_bright),
@@ -308,7 +314,7 @@ def render(split: str, indices: NDArray[np.int64], findings: Findings) -> dict[s
 def lesion_masks(split: str, indices: NDArray[np.int64], right: Bools) -> Floats:
     """The lesion's share of each pixel, (B, SIDE, SIDE) in [0, 1]: the truth behind ``render``."""
     draws = Draws(split, indices)
-    return _lesion(draws, _head(draws), right)
+    return lesion_share(draws, make_head(draws), right)
 
 
 INFO: Final = DatasetInfo(
@@ -319,9 +325,9 @@ INFO: Final = DatasetInfo(
         Modality("mr", (1, SIDE, SIDE), "synthetic axial head slice with MR (FLAIR-like) contrast"),
         Modality("ct", (1, SIDE, SIDE), "synthetic axial head slice with CT-like contrast"),
     ),
-    tasks=(
-        Task("lesion", LESIONS, ("mr", "ct")),
-        Task("side", ("left", "right"), ("mr", "ct")),
+    heads=(
+        SingleLabel("lesion", classes=LESIONS, modalities=("mr", "ct")),
+        SingleLabel("side", classes=("left", "right"), modalities=("mr", "ct")),
     ),
     licence="Apache-2.0",
     citation="generated by robustbench-med",
@@ -354,7 +360,7 @@ class Phantom(DataSource):
         return Split(
             name=split,
             info=INFO,
-            images={m.name: np.concatenate([images[m.name] for images in rendered]) for m in INFO.modalities},
+            arrays={m.name: np.concatenate([images[m.name] for images in rendered]) for m in INFO.modalities},
             rows={m.name: indices for m in INFO.modalities},
             labels=labels_of(indices),
             ids=ids,

@@ -29,8 +29,8 @@ from robustbench_med.data.reading import ImageSet
 from robustbench_med.data.splits import manifest_hash
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import (
-    _replacing_folder,
     read_json,
+    replacing_folder,
     write_json,
     write_text,
 )
@@ -44,7 +44,7 @@ class Sample:
 
     Attributes:
         files: per modality the publisher's file name.
-        labels: per task a class name.
+        labels: per head a class name.
         subgroups: per column a value, "" when unknown.
     """
 
@@ -80,7 +80,7 @@ class Record:
 
     Attributes:
         options: the import's options.
-        classes: per task the class names in label order.
+        classes: per head the class names in label order.
         shapes: per modality (M, C, H, W).
         counts: samples per split ("train") and class ("train/diagnosis/MEL").
         split_sha256: hash of the split in the form in which it is published.
@@ -190,7 +190,7 @@ def split_manifest(info: DatasetInfo, samples: Sequence[Sample]) -> str:
                 "split": sample.split,
                 "id": sample.id,
                 **{f"file_{name}": sample.files[name] for name in modalities},
-                **{f"label_{task.name}": sample.labels[task.name] for task in info.tasks},
+                **{f"label_{head.name}": sample.labels[head.name] for head in info.heads},
             }
             for sample in samples
         ]
@@ -281,7 +281,7 @@ def _write(info: DatasetInfo, content: Content, options: Mapping[str, Any]) -> I
     counts = _counts(info, samples)
     rows = {m.name: _image_rows(samples, m.name) for m in info.modalities}
     folder = dataset_folder(info.name)
-    with _replacing_folder(folder) as building:
+    with replacing_folder(folder) as building:
         shapes = {}
         for modality, index in rows.items():
             pixels = _packed(content.images[modality], index)
@@ -295,7 +295,7 @@ def _write(info: DatasetInfo, content: Content, options: Mapping[str, Any]) -> I
             licence=info.licence,
             citation=info.citation,
             options=dict(options),
-            classes={task.name: list(task.classes) for task in info.tasks},
+            classes={head.name: list(head.answers) for head in info.heads},
             shapes=shapes,
             counts=counts,
             files_found=dict(content.files_found),
@@ -343,9 +343,9 @@ def _counts(info: DatasetInfo, samples: Sequence[Sample]) -> dict[str, int]:
     for split in SPLITS:
         chosen = [sample for sample in samples if sample.split == split]
         counts[split] = len(chosen)
-        for task in info.tasks:
-            found = Counter(sample.labels[task.name] for sample in chosen)
-            counts |= {f"{split}/{task.name}/{label}": found[label] for label in task.classes}
+        for head in info.heads:
+            found = Counter(sample.labels[head.name] for sample in chosen)
+            counts |= {f"{split}/{head.name}/{label}": found[label] for label in head.answers}
     return counts
 
 
@@ -374,7 +374,7 @@ def _manifest_row(info: DatasetInfo, sample: Sample, rows: Mapping[str, Mapping[
         "group": sample.group,
         **{f"row_{name}": str(rows[name][sample.files[name]]) for name in modalities},
         **{f"file_{name}": sample.files[name] for name in modalities},
-        **{f"label_{task.name}": sample.labels[task.name] for task in info.tasks},
+        **{f"label_{head.name}": sample.labels[head.name] for head in info.heads},
         **{f"subgroup_{name}": value for name, value in sample.subgroups.items()},
     }
 
@@ -382,10 +382,10 @@ def _manifest_row(info: DatasetInfo, sample: Sample, rows: Mapping[str, Mapping[
 def _parse_row(row: Mapping[str, str], info: DatasetInfo) -> tuple[Sample, dict[str, int]]:
     if row["split"] not in SPLITS:
         raise ValueError(f"unknown split {row['split']!r}")
-    labels = {task.name: row[f"label_{task.name}"] for task in info.tasks}
-    for task in info.tasks:
-        if labels[task.name] not in task.classes:
-            raise ValueError(f"unknown {task.name} class {labels[task.name]!r}")
+    labels = {head.name: row[f"label_{head.name}"] for head in info.heads}
+    for head in info.heads:
+        if labels[head.name] not in head.answers:
+            raise ValueError(f"unknown {head.name} class {labels[head.name]!r}")
     sample = Sample(
         split=row["split"],
         id=row["id"],
@@ -398,26 +398,26 @@ def _parse_row(row: Mapping[str, str], info: DatasetInfo) -> tuple[Sample, dict[
 
 
 def _read_split(record: Record, info: DatasetInfo, split: str) -> Split:
-    for task in info.tasks:
-        if record.classes.get(task.name) != list(task.classes):
-            raise _damaged(record.name, "dataset.json", f"lists unknown {task.name} classes")
+    for head in info.heads:
+        if record.classes.get(head.name) != list(head.answers):
+            raise _damaged(record.name, "dataset.json", f"lists unknown {head.name} classes")
     chosen = [pair for pair in read_samples(record, info) if pair[0].split == split]
     if not chosen:
         raise _damaged(record.name, "manifest.csv", f"has no samples of {split!r}")
     samples = [sample for sample, _ in chosen]
-    images: dict[str, NDArray[np.uint8]] = {}
+    arrays: dict[str, NDArray[np.uint8]] = {}
     rows: dict[str, NDArray[np.int64]] = {}
     for modality in info.modalities:
         index = np.array([row_of[modality.name] for _, row_of in chosen], np.int64)
-        images[modality.name], rows[modality.name] = _split_images(record, modality, index)
+        arrays[modality.name], rows[modality.name] = _split_images(record, modality, index)
     return Split(
         name=split,
         info=replace(info, caveats=(*info.caveats, *record.caveats)),
-        images=images,
+        arrays=arrays,
         rows=rows,
         labels={
-            task.name: np.array([task.classes.index(s.labels[task.name]) for s in samples], np.int64)
-            for task in info.tasks
+            head.name: np.array([head.answers.index(s.labels[head.name]) for s in samples], np.int64)
+            for head in info.heads
         },
         ids=tuple(sample.id for sample in samples),
         groups=tuple(sample.group for sample in samples),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,11 @@ from numpy.typing import NDArray
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import replacing
 
+Scores = Mapping[str, NDArray[np.float32]]
+"""By head (R, N, columns)."""
+
+GROUPS = ("labels", "clean", "adversarial", "choosing", "shown")
+
 
 @dataclass(frozen=True)
 class Outcomes:
@@ -22,25 +27,34 @@ class Outcomes:
 
     Attributes:
         ids, groups: of the N samples.
-        labels: per task (N,).
-        clean, adversarial: logits on fresh draws, per task (R, N, K).
+        labels: by head (N,) or (N, questions).
+        clean, adversarial: scores on fresh draws, by head (R, N, columns).
+        choosing: scores of the adversarial inputs on R other draws, to choose among attacks by; {} for
+            deterministic models.
         batches: (N,) the batch a sample was in.
+        changed: (N,) how far the scores of the model that was attacked are from those of a fresh copy, on the
+            same inputs and draws, as a share of their range; NaN where there was no copy.
         forward, backward: samples sent through the model by the attack.
         seconds: spent in attack and scoring.
-        shown: images of the first few samples, "clean/<modality>" and "adversarial/<modality>",
-            and "index", their positions.
+        shown: values of the first few samples, "clean/<modality>" and "adversarial/<modality>", and
+            "index", their positions.
     """
 
     ids: tuple[str, ...]
     groups: tuple[str, ...]
     labels: Mapping[str, NDArray[np.int64]]
-    clean: Mapping[str, NDArray[np.float32]]
-    adversarial: Mapping[str, NDArray[np.float32]]
+    clean: Scores
+    adversarial: Scores
+    choosing: Scores
     batches: NDArray[np.int64]
+    changed: NDArray[np.float32]
     forward: int
     backward: int
     seconds: float
     shown: Mapping[str, NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     def save(self, path: Path) -> None:
         """Write as .npz, atomically."""
@@ -48,10 +62,11 @@ class Outcomes:
             "ids": np.array(self.ids),
             "groups": np.array(self.groups),
             "batches": self.batches,
+            "changed": self.changed,
             "passes": np.array([self.forward, self.backward]),
             "seconds": np.array(self.seconds),
         }
-        for name in ("labels", "clean", "adversarial", "shown"):
+        for name in GROUPS:
             arrays |= {f"{name}/{key}": array for key, array in getattr(self, name).items()}
         with replacing(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, allow_pickle=False, **arrays)
@@ -68,16 +83,91 @@ class Outcomes:
                 arrays = {name: stored[name] for name in stored.files}
             under = {
                 name: {k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{name}/")}
-                for name in ("labels", "clean", "adversarial", "shown")
+                for name in GROUPS
             }
             return cls(
                 ids=tuple(arrays["ids"].tolist()),
                 groups=tuple(arrays["groups"].tolist()),
                 batches=arrays["batches"],
+                changed=arrays["changed"],
                 forward=int(arrays["passes"][0]),
                 backward=int(arrays["passes"][1]),
                 seconds=float(arrays["seconds"]),
                 **under,
             )
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{path} is damaged ({error}); delete its folder and run again") from error
+
+    def take(self, index: NDArray[np.int64]) -> Outcomes:
+        """The samples at ``index``, without pictures."""
+        scores = [
+            {n: z[:, index] for n, z in kind.items()}
+            for kind in (self.clean, self.adversarial, self.choosing)
+        ]
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in index),
+            groups=tuple(self.groups[i] for i in index),
+            labels={name: y[index] for name, y in self.labels.items()},
+            clean=scores[0],
+            adversarial=scores[1],
+            choosing=scores[2],
+            batches=self.batches[index],
+            changed=self.changed[index],
+            shown={},
+        )
+
+
+def joined(parts: Sequence[Outcomes]) -> Outcomes:
+    """The outcomes of several batches, one after another."""
+
+    def join(name: str, axis: int) -> dict[str, NDArray[Any]]:
+        return {
+            k: np.concatenate([getattr(p, name)[k] for p in parts], axis) for k in getattr(parts[0], name)
+        }
+
+    return Outcomes(
+        ids=tuple(_flat(p.ids for p in parts)),
+        groups=tuple(_flat(p.groups for p in parts)),
+        labels=join("labels", 0),
+        clean=join("clean", 1),
+        adversarial=join("adversarial", 1),
+        choosing=join("choosing", 1),
+        batches=np.concatenate([p.batches for p in parts]),
+        changed=np.concatenate([p.changed for p in parts]),
+        forward=sum(p.forward for p in parts),
+        backward=sum(p.backward for p in parts),
+        seconds=sum(p.seconds for p in parts),
+        shown=parts[0].shown,
+    )
+
+
+def chosen_from(members: Sequence[Outcomes], choice: NDArray[np.int64]) -> Outcomes:
+    """Per sample the outcome of the member that ``choice`` (N,) names; costs are summed.
+
+    Args:
+        members: outcomes of several attacks on the same samples, scored on the same draws.
+    """
+    everyone = np.arange(len(choice))
+
+    def chosen(kind: str) -> dict[str, NDArray[np.float32]]:
+        return {
+            name: np.stack([getattr(m, kind)[name] for m in members])[choice, :, everyone].swapaxes(0, 1)
+            for name in getattr(members[0], kind)
+        }
+
+    return replace(
+        members[0],
+        adversarial=chosen("adversarial"),
+        choosing=chosen("choosing"),
+        changed=np.stack([m.changed for m in members])[choice, everyone],
+        forward=sum(m.forward for m in members),
+        backward=sum(m.backward for m in members),
+        seconds=sum(m.seconds for m in members),
+        shown={},
+    )
+
+
+def _flat(parts: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    for part in parts:
+        yield from part

@@ -1,31 +1,33 @@
-"""From a config to the objects of a run, once."""
+"""From a config to the objects of a run, once; from here on objects are passed, never names."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from robustbench_med.api.attack import Surrogate
 from robustbench_med.api.data import Split
+from robustbench_med.api.model import FusionModel
+from robustbench_med.api.objective import Goal
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation.adversary import (
-    LINF_DEFAULT,
+    attack_class,
     make_attack,
     make_goal,
     make_threat_model,
+    radii_of,
+    source_of,
 )
-from robustbench_med.evaluation.batches import Plan
-from robustbench_med.models.load import (
-    DefenseConfig,
-    DefenseSpec,
-    LoadedModel,
-    load_model,
-    model_names,
-)
+from robustbench_med.evaluation.plan import Plan
+from robustbench_med.evaluation.probe import check_fits, probe
+from robustbench_med.models.load import LoadedModel, load_model
+from robustbench_med.models.named import DefenseConfig, DefenseSpec, require_model
 from robustbench_med.util.config import build, find, read_yaml
-from robustbench_med.util.errors import UserError, unknown
+from robustbench_med.util.errors import UserError
 from robustbench_med.util.fields import Fraction
 from robustbench_med.util.seeding import derive
 
@@ -41,10 +43,13 @@ class RunConfig:
         attack: a name, or "library:Class" for an adapter; ``run_all`` takes several, with commas.
         dataset: a data set's name.
         weights: a safetensors file; the shipped weights of (model, data set) when not given.
-        eps: radius of every attacked modality, or of each by name; 4/255 is MAIL's release.
+        eps: radius of every attacked modality, or of each by name, in units of the modality (a share of the
+            range; of a table, standard deviations); by default 4/255, MAIL's release, and 0.1 for tables.
         norm: "linf", "l2", or "l2-joint": one L2 ball for all attacked modalities together.
         modality: the attacked modalities; all when empty.
-        head: "any", "all" or a task.
+        head: "any", "all", a head, or one question of one ("findings.effusion").
+        towards: the answer that the one question aimed at is to get: "melanoma=naevus" attacks the samples
+            of one class, "naevus" all others.
         defenses: put on top of the model's own, in this order; flags and YAML may write one as
             "gaussian-noise:sigma=0.1".
         attack_options: fields of the attack (steps, step_size, restarts, …).
@@ -52,7 +57,7 @@ class RunConfig:
             doubles them on a part of the samples until that stops to matter.
         draws: scoring draws of random models.
         samples: how many test samples, a fixed subset that grows with the number; 0 means all.
-        batch_size: changes no outcome of a deterministic model.
+        batch_size: changes no outcome, unless a defense shares its draws within a batch.
         out: folder of run folders.
         leaderboard: CSV that gets the row; ``<out>/leaderboard.csv`` when not given.
     """
@@ -61,10 +66,11 @@ class RunConfig:
     attack: str
     dataset: str = "phantom"
     weights: str | None = None
-    eps: Fraction | Mapping[str, Fraction] = LINF_DEFAULT
+    eps: Fraction | Mapping[str, Fraction] | None = None
     norm: str = "linf"
     modality: tuple[str, ...] = ()
     head: str = "any"
+    towards: str | None = None
     defenses: tuple[DefenseSpec, ...] = ()
     attack_options: Mapping[str, Any] = field(default_factory=dict)
     eot: int | Literal["auto"] | None = None
@@ -87,43 +93,6 @@ class RunConfig:
         return build(cls, {**read_yaml(path), **changes}, str(path))
 
 
-def prepare(config: RunConfig) -> tuple[LoadedModel, Plan]:
-    """Everything before the first pass; all bad input is found here.
-
-    Raises:
-        UserError: see ``run``.
-    """
-    attack = make_attack(config.attack, config.attack_options)
-    counts = (config.batch_size, config.draws, _draws(config))
-    if config.samples < 0 or min(counts) < 1:
-        raise UserError("samples must be 0 (all) or more; batch-size, draws and eot 1 or more")
-    _require_model(config.model)
-    whole, split = load_split(config.dataset, config.samples)
-    threat = make_threat_model(config.eps, config.norm, config.modality, split.info)
-    goal = make_goal(config.head, split.info)
-    loaded = load_trained(config, whole)
-    random = loaded.model.draws_shared_by != "none"
-    plan = Plan(
-        model=loaded.model,
-        split=split,
-        attack=attack,
-        name=config.attack,
-        threat=threat,
-        goal=goal,
-        eot=_draws(config) if random else 1,
-        draws=config.draws if random else 1,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        device=config.device,
-    )
-    return loaded, plan
-
-
-def _draws(config: RunConfig) -> int:
-    """EOT draws of a random model, before any search for them."""
-    return DEFAULT_EOT if config.eot in (None, "auto") else int(config.eot)
-
-
 class ModelChoice(Protocol):
     """The part of a config that says which model is meant; see ``RunConfig``."""
 
@@ -139,25 +108,140 @@ class ModelChoice(Protocol):
     def defenses(self) -> tuple[DefenseConfig, ...]: ...
 
 
-def load_trained(config: ModelChoice, whole: Split) -> LoadedModel:
-    """The model of a config, with what its weights' card says of ``whole``, the test split.
+@dataclass(frozen=True)
+class Subject:
+    """A model and the data it is evaluated on, loaded and looked at once.
+
+    Attributes:
+        loaded: with what its weights' card says of the data among the caveats.
+        whole: the whole test split.
+        least: fewest samples the model takes in a pass.
+    """
+
+    loaded: LoadedModel
+    whole: Split
+    least: int = 1
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its first pass.
+
+    Attributes:
+        config: as it was asked for.
+        stored: the config with every default filled in, less what changes no number.
+    """
+
+    config: RunConfig
+    subject: Subject
+    plan: Plan
+    stored: Mapping[str, Any]
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model, and where it came from."""
+        return self.subject.loaded
+
+
+def prepare(config: RunConfig, subject: Subject | None = None) -> Prepared:
+    """Everything before the first pass; all bad input is found here.
+
+    Args:
+        subject: the model and data of this config, if they are at hand already.
 
     Raises:
-        UserError: see ``load_model``; weights trained on another split of the same data.
+        UserError: anything in the config, data or weights that cannot be used.
     """
-    _require_model(config.model)
+    attack = make_attack(config.attack, config.attack_options)
+    counts = (config.batch_size, config.draws, _draws(config))
+    if config.samples < 0 or min(counts) < 1:
+        raise UserError("samples must be 0 (all) or more; batch-size, draws and eot 1 or more")
+    require_model(config.model)
+    whole = subject.whole if subject else load_dataset(config.dataset, "test")
+    goal = make_goal(config.head, whole.info, config.towards)
+    split = subset(asked_about(whole, goal, config.towards), config.samples)
+    threat = make_threat_model(config.eps, config.norm, config.modality, split.info)
+    subject = subject or load_subject(config, whole)
+    random = subject.loaded.model.draws_shared_by != "none"
+    plan = Plan(
+        model=subject.loaded.model,
+        split=split,
+        attack=attack,
+        name=config.attack,
+        threat=threat.to(config.device),
+        goal=goal,
+        eot=_draws(config) if random else 1,
+        draws=config.draws if random else 1,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        device=config.device,
+        load_surrogate=functools.lru_cache(maxsize=1)(_surrogate),
+        least=subject.least,
+    )
+    return Prepared(config, subject, plan, _stored(config, plan, subject.loaded))
+
+
+def prepare_all(config: RunConfig) -> list[Prepared]:
+    """One run for each attack of a comma-separated list, on one loaded model, by rising name.
+
+    Every attack gets those of ``attack_options`` that it has.
+
+    Raises:
+        UserError: see ``prepare``; an option that none of the attacks has.
+    """
+    names = sorted(name.strip() for name in config.attack.split(","))
+    if len(set(names)) < len(names):
+        raise UserError(f"attack {config.attack!r} names an attack twice; drop one")
+    if len(names) == 1:
+        return [prepare(replace(config, attack=names[0]))]
+    options = {
+        name: {f.name for f in fields(attack_class(name))}  # type: ignore[arg-type]
+        for name in names
+    }
+    for option in config.attack_options:
+        if not any(option in known for known in options.values()):
+            raise UserError(f"none of {config.attack} has the option {option!r}; drop it")
+    configs = [
+        replace(
+            config,
+            attack=name,
+            attack_options={k: v for k, v in config.attack_options.items() if k in options[name]},
+        )
+        for name in names
+    ]
+    first = prepare(configs[0])
+    return [first, *(prepare(each, first.subject) for each in configs[1:])]
+
+
+def load_subject(config: ModelChoice, whole: Split) -> Subject:
+    """The model of a config, probed on the data.
+
+    Raises:
+        UserError: see ``load_model`` and ``probe``; weights trained on another split of the same data.
+    """
+    require_model(config.model)
     loaded = load_model(
         config.model, config.dataset, config.weights, config.device, whole.info, config.defenses
     )
-    return replace(loaded, caveats=_weights_caveats(loaded, whole))
+    check_fits(loaded.model, whole.info, loaded.config.label)
+    caveats = weights_caveats(loaded, whole)
+    found = probe(loaded.fresh(), whole, config.device, loaded.config.label)
+    if found.writes:
+        loaded.model.writes_inputs = True
+        caveats = (*caveats, "the model writes into its inputs; it gets copies of them")
+    return Subject(replace(loaded, caveats=caveats), whole, found.least)
 
 
-def _require_model(name: str) -> None:
-    if name not in model_names() and not name.endswith((".yaml", ".yml")):
-        raise unknown("model", name, model_names())
+def _surrogate(wanted: Surrogate) -> FusionModel:
+    return load_model(wanted.model, wanted.dataset, wanted.weights).model.requires_grad_(False)
 
 
-def _weights_caveats(loaded: LoadedModel, whole: Split) -> tuple[str, ...]:
+def _draws(config: RunConfig) -> int:
+    """EOT draws of a random model, before any search for them."""
+    return DEFAULT_EOT if config.eot in (None, "auto") else int(config.eot)
+
+
+def weights_caveats(loaded: LoadedModel, whole: Split) -> tuple[str, ...]:
     """What a reader must know about where the weights come from.
 
     Raises:
@@ -165,7 +249,7 @@ def _weights_caveats(loaded: LoadedModel, whole: Split) -> tuple[str, ...]:
             those they learned.
     """
     trained_on = loaded.card.get("dataset")
-    if not isinstance(trained_on, dict) or "members" not in trained_on:
+    if not isinstance(trained_on, dict) or not isinstance(trained_on.get("members"), dict):
         return ("no card says what these weights were trained on; test samples may be among it",)
     if trained_on.get("name") != whole.info.name:
         return (f"these weights were trained on {trained_on.get('name')}",)
@@ -177,23 +261,61 @@ def _weights_caveats(loaded: LoadedModel, whole: Split) -> tuple[str, ...]:
     return ()
 
 
-def load_split(dataset: str, samples: int) -> tuple[Split, Split]:
-    """The whole test split, and the subset of it that ``samples`` stands for (0: all).
+def asked_about(split: Split, goal: Goal, towards: str | None) -> Split:
+    """The samples that the goal is about: with a label for one of its questions, and fit to be led astray.
 
     Raises:
-        UserError: unknown data set, or more samples than it has.
+        UserError: there are none.
     """
-    whole = load_dataset(dataset, "test")
-    return whole, _subset(whole, samples)
+    known = np.zeros(len(split), bool)
+    for head, chosen in goal.aimed:
+        known |= head.known(split.labels[head.name])[:, list(chosen)].any(1)
+    if goal.towards is not None:
+        ((head, (question,)),) = goal.aimed
+        labels = split.labels[head.name].reshape(len(split), -1)[:, question]
+        source = source_of(towards, goal)
+        known &= (labels != goal.towards) if source is None else (labels == source)
+    if known.all():
+        return split
+    if not known.any():
+        raise UserError(f"{split.info.name}: no test sample has a label that the goal {goal.aim!r} is about")
+    return split.take(np.flatnonzero(known))
 
 
-def _subset(split: Split, samples: int) -> Split:
-    """The first ``samples`` in the order of a hash of their ids: the same for everyone, and a
+def subset(split: Split, samples: int) -> Split:
+    """The first ``samples`` in the order of a hash of their ids (0: all): the same for everyone, and a
     smaller subset is part of a larger one.
+
+    Raises:
+        UserError: more samples than there are.
     """
     if samples > len(split):
-        raise UserError(
-            f"samples is {samples}, but {split.info.name} has {len(split)} test samples; 0 means all"
-        )
+        data = split.info.name
+        raise UserError(f"samples is {samples}, but {data} has {len(split)} test samples; 0 means all")
     order = sorted(range(len(split)), key=lambda i: derive(0, "subset", split.ids[i]))
     return split.take(np.array(order[: samples or len(split)]))
+
+
+def _stored(config: RunConfig, plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
+    """The config with every default filled in, less what changes no number."""
+    stored = asdict(config)
+    for name in ("out", "leaderboard", "weights"):
+        del stored[name]
+    random = plan.model.draws_shared_by != "none"
+    modalities = plan.split.info.modalities
+    radii = radii_of(config.eps, config.norm, config.modality, modalities)
+    return stored | {
+        "eps": radii,
+        "modality": list(radii),
+        "eot": "auto" if random and config.eot == "auto" else plan.eot,
+        "draws": plan.draws,
+        "samples": len(plan.split),
+        "defenses": given_defenses(config.defenses, loaded),
+        "attack_options": asdict(plan.attack),  # type: ignore[call-overload]
+    }
+
+
+def given_defenses(defenses: tuple[DefenseConfig, ...], loaded: LoadedModel) -> list[dict[str, Any]]:
+    """The defenses a config adds, with their defaults: the last ones, after any of the model's own."""
+    added = loaded.config.added
+    return [asdict(defense) for defense in added[len(added) - len(defenses) :]]

@@ -1,8 +1,8 @@
-"""Logits of fixed inputs on draws that no attack has seen (evaluation.md, section 2)."""
+"""Scores of fixed inputs on draws that no attack has seen (docs/method.md, "Random models")."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,22 +11,30 @@ from robustbench_med.api.model import FusionModel
 from robustbench_med.util.seeding import derive
 
 
-def logits(
-    model: FusionModel, inputs: Mapping[str, Tensor], draws: int, seed: int, *purpose: str | int
+def scores(
+    model: FusionModel,
+    inputs: Mapping[str, Tensor],
+    draws: int,
+    seed: int,
+    purpose: str,
+    ids: Sequence[str],
 ) -> dict[str, Tensor]:
     """Score inputs on ``draws`` fresh draws of the model's randomness.
 
     Args:
         model: in evaluation mode.
-        inputs: modalities (B, C, H, W).
+        inputs: modalities (B, *shape).
         draws: R; a deterministic model is run once whatever is asked.
-        seed: together with ``purpose`` (say, "score" and the ids of the batch) names the draws.
+        purpose: together with ``seed`` and each sample's id names the draws ("score").
 
     Returns:
-        Per task (R, B, K), on the CPU.
+        By head (R, B, columns), float32 on the CPU.
     """
-    rounds = 1 if model.draws_shared_by == "none" else draws
-    model.noise.reseed(derive(seed, *purpose))
+    random = model.draws_shared_by != "none"
+    outputs = []
     with torch.inference_mode():
-        outputs = [model(inputs) for _ in range(rounds)]
-    return {task: torch.stack([out[task] for out in outputs]).cpu() for task in model.classes}
+        for number in range(draws if random else 1):
+            if random:
+                model.noise.key([derive(seed, purpose, number, sample) for sample in ids])
+            outputs.append(model(inputs))
+    return {name: torch.stack([out[name] for out in outputs]).float().cpu() for name in model.answers}

@@ -7,64 +7,35 @@ from dataclasses import dataclass
 from math import isfinite
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.stats import beta, norm
 
 from robustbench_med.api.data import Split
+from robustbench_med.api.heads import UNKNOWN
+from robustbench_med.evaluation.votes import Smoothing, Votes
 from robustbench_med.measure import statistics
-from robustbench_med.measure.accuracy import ANY
+from robustbench_med.measure.accuracy import EVERY
 from robustbench_med.measure.statistics import Estimate
 
 
 @dataclass(frozen=True)
-class Smoothing:
-    """Algorithm CERTIFY's parameters.
-
-    Attributes:
-        sigmas: standard deviation of the noise by smoothed modality.
-    """
-
-    sigmas: Mapping[str, float]
-    n0: int
-    n: int
-    alpha: float
-    batch_size: int
-    seed: int
-
-    @property
-    def sigma(self) -> float:
-        """That of the modality with the least noise, which bounds the joint radius."""
-        return min(self.sigmas.values())
-
-
-@dataclass(frozen=True)
-class Votes:
-    """What the noisy copies of one sample were classified as.
-
-    Attributes:
-        guess: by task the most frequent class of the first n0 copies.
-        hits: by task how many of the n others were classified as that.
-    """
-
-    guess: Mapping[str, int]
-    hits: Mapping[str, int]
-
-
-@dataclass(frozen=True)
 class Certificates:
-    """The radii of N samples by head, and under ``ANY`` for all heads at once.
+    """The radii of N samples by question, by head that asks several, and under ``EVERY`` for all heads.
 
     Attributes:
         radii: (N,), NaN where the classifier abstains.
         right: whether the answer is the label; bool (N,).
+        known: whether there is a label; bool (N,).
     """
 
     radii: Mapping[str, NDArray[np.float64]]
     right: Mapping[str, NDArray[np.bool_]]
+    known: Mapping[str, NDArray[np.bool_]]
 
-    def certified(self, head: str, radius: float) -> NDArray[np.bool_]:
+    def certified(self, name: str, radius: float) -> NDArray[np.bool_]:
         """Which samples are right and stay so within ``radius``; abstaining counts as wrong."""
-        return self.right[head] & (np.nan_to_num(self.radii[head], nan=-1.0) >= radius)
+        return self.right[name] & (np.nan_to_num(self.radii[name], nan=-1.0) >= radius)
 
 
 def lower_bound(hits: int, n: int, alpha: float) -> float:
@@ -85,21 +56,33 @@ def certified_radius(hits: int, n: int, alpha: float, sigma: float) -> float:
 def certificates(votes: Sequence[Votes], split: Split, smoothing: Smoothing) -> Certificates:
     """Answers and radii from the votes on every sample of ``split``.
 
-    Per head each certificate holds with probability 1 - alpha. Under ``ANY`` a sample is certified
-    within the least radius of its heads, each taken at alpha / heads (Bonferroni), so that all of
-    them hold together with probability 1 - alpha.
+    Per question each certificate holds with probability 1 - alpha. Of several questions together a sample is
+    certified within the least of their radii, each taken at alpha / questions (Bonferroni), so that all of
+    them hold together with probability 1 - alpha. A question without a label does not count.
     """
-    tasks = list(split.labels)
+    truth: dict[str, NDArray[np.int64]] = {}
+    for head in split.info.heads:
+        scores = torch.zeros(len(split), head.columns[0])
+        labels = head.problems(scores, torch.from_numpy(split.labels[head.name]))[1].numpy()
+        truth |= {question: labels[:, i] for i, question in enumerate(head.questions)}
+    joined = {h.name: h.questions for h in split.info.heads if len(h.questions) > 1}
+    joined[EVERY] = tuple(truth)
 
-    def radii(task: str, alpha: float) -> NDArray[np.float64]:
-        hits = [vote.hits[task] for vote in votes]
+    def radii(question: str, alpha: float) -> NDArray[np.float64]:
+        hits = [vote.hits[question] for vote in votes]
         return np.array([certified_radius(h, smoothing.n, alpha, smoothing.sigma) for h in hits])
 
-    by_head = {task: radii(task, smoothing.alpha) for task in tasks}
-    joint = np.stack([radii(task, smoothing.alpha / len(tasks)) for task in tasks])
-    right = {t: np.array([vote.guess[t] for vote in votes]) == split.labels[t] for t in tasks}
-    # NaN wins in min: one head that abstains is an abstention.
-    return Certificates(by_head | {ANY: joint.min(0)}, right | {ANY: np.all(list(right.values()), axis=0)})
+    right = {q: np.array([vote.guess[q] for vote in votes]) == y for q, y in truth.items()}
+    known = {q: y != UNKNOWN for q, y in truth.items()}
+    found = Certificates({q: radii(q, smoothing.alpha) for q in truth}, dict(right), dict(known))
+    for name, questions in joined.items():
+        each = np.stack([radii(q, smoothing.alpha / len(questions)) for q in questions])
+        missing = ~np.stack([known[q] for q in questions])
+        # NaN wins in min: one question that abstains is an abstention.
+        found.radii[name] = np.where(missing, np.inf, each).min(0)  # type: ignore[index]
+        found.right[name] = (np.stack([right[q] for q in questions]) | missing).all(0)  # type: ignore[index]
+        found.known[name] = ~missing.all(0)  # type: ignore[index]
+    return found
 
 
 def default_radii(smoothing: Smoothing) -> tuple[float, ...]:
@@ -112,10 +95,13 @@ def default_radii(smoothing: Smoothing) -> tuple[float, ...]:
 def certified_accuracy(
     found: Certificates, split: Split, radii: Sequence[float]
 ) -> dict[str, dict[float, Estimate]]:
-    """Share of the samples certified right, by head and radius, with 95 % intervals over samples."""
+    """Share of the samples certified right, by name and radius, with 95 % intervals over samples."""
+    groups = np.asarray(split.groups)
 
-    def estimate(head: str, radius: float) -> Estimate:
-        right = found.certified(head, radius)[None]
-        return statistics.accuracy(right, split.groups, np.zeros(len(split), np.int64), "none")
+    def estimate(name: str, radius: float) -> Estimate:
+        index = np.flatnonzero(found.known[name])
+        right = found.certified(name, radius)[None, index]
+        return statistics.accuracy(right, groups[index].tolist(), np.zeros(len(index), np.int64), "none")
 
-    return {head: {radius: estimate(head, radius) for radius in radii} for head in found.radii}
+    names = [name for name in found.radii if found.known[name].any()]
+    return {name: {radius: estimate(name, radius) for radius in radii} for name in names}

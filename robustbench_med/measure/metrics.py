@@ -1,24 +1,28 @@
-"""What is asked of a diagnosis head besides its accuracy (evaluation.md, section 5).
+"""What is asked of a head besides its accuracy (docs/method.md, "Metrics").
 
 All values are expectations over a model's scoring draws: each is computed draw by draw, then averaged.
+Every question is measured by itself; a head that asks several has the mean over its questions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import comb
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.metrics import f1_score, roc_auc_score
 
-from robustbench_med.evaluation.batches import Plan
+from robustbench_med.api.heads import METRICS, UNKNOWN, Head
+from robustbench_med.api.model import DrawsSharedBy
+from robustbench_med.api.objective import Goal
 from robustbench_med.evaluation.outcomes import Outcomes
 from robustbench_med.measure import statistics
-from robustbench_med.measure.accuracy import correct, headline
+from robustbench_med.measure.accuracy import answers, headline, judged
 from robustbench_med.measure.statistics import Estimate
 
 SPECIFICITY = 0.9
@@ -27,19 +31,22 @@ FEWEST = 20  # samples a subgroup needs to be called the worst
 
 
 @dataclass(frozen=True)
-class HeadMetrics:
-    """One head on clean or attacked images; None where a class is missing or a logit is not finite.
+class QuestionMetrics:
+    """One question on clean or attacked inputs; None where a class is missing or a score is not finite.
+
+    For a question with a positive answer F1, AUROC and sensitivity are of that answer; for others they are
+    means over the classes that occur.
 
     Attributes:
-        macro_f1: mean F1 score over the classes that occur.
-        auroc: mean over the classes of the area under one class's curve against all others.
-        sensitivity: mean over the classes of the share of a class found at the thresholds on its
-            probability that give the same model a specificity of 90 % on clean images.
+        macro_f1: F1 score.
+        auroc: area under the curve of one class against all others.
+        sensitivity: share of a class found at the threshold on its probability that gives the same model a
+            specificity of 90 % on clean inputs.
         calibration_error: mean gap between confidence and accuracy over 15 equal bins of confidence,
             weighted by their samples (ECE, Guo et al. 2017).
     """
 
-    macro_f1: float
+    macro_f1: float | None
     auroc: float | None
     sensitivity: float | None
     calibration_error: float | None
@@ -56,61 +63,114 @@ class Subgroup:
     robust: Estimate
 
 
-def describe(outcomes: Outcomes, plan: Plan) -> dict[str, Any]:
+def describe(
+    outcomes: Outcomes, goal: Goal, draws_shared_by: DrawsSharedBy, columns: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
     """The metrics' part of a record.
 
     "worst_subgroup" is the one of at least 20 samples with the lowest robust accuracy; the least of
     several noisy shares is lower than the least of the true ones.
+
+    Args:
+        columns: of the data set's subgroups, N values each.
     """
-    found = subgroups(outcomes, plan)
+    both = {
+        kind: judged(answers(getattr(outcomes, kind), outcomes.labels, goal.heads), goal)
+        for kind in ("clean", "adversarial")
+    }
+    clean, robust = both.values()
+    key = headline(goal)
+    found = subgroups(clean[key].right, robust[key].right, outcomes, draws_shared_by, columns)
     eligible = [s for s in found if s.samples >= FEWEST]
     worst = min(eligible, key=lambda s: s.robust.value, default=None)
-    clean = correct(outcomes.clean, outcomes.labels, plan.goal)
-    robust = correct(outcomes.adversarial, outcomes.labels, plan.goal)
+    success = {
+        name: attack_success(clean[name].right[:, j.known], j.right[:, j.known]) for name, j in robust.items()
+    }
+    metrics: dict[str, Any] = {}
+    for head in goal.heads:
+        metrics |= _describe_head(outcomes, head)
     return {
-        "metrics": {task: _describe_head(outcomes, task) for task in outcomes.labels},
-        "attack_success": {name: attack_success(clean[name], robust[name]) for name in clean},
-        "persistent_attacker": persistent(robust[headline(plan.goal)]),
+        "metrics": metrics,
+        "attack_success": success,
+        "persistent_attacker": persistent(robust[key].right),
         "subgroups": [asdict(s) for s in found],
         "worst_subgroup": None if worst is None else asdict(worst),
     }
 
 
-def _describe_head(outcomes: Outcomes, task: str) -> dict[str, Any]:
-    clean, labels = outcomes.clean[task], outcomes.labels[task]
-    both = {"clean": clean, "robust": outcomes.adversarial[task]}
-    return {kind: asdict(head_metrics(logits, clean, labels)) for kind, logits in both.items()}
+def _describe_head(outcomes: Outcomes, head: Head) -> dict[str, Any]:
+    """Metrics by question, and for a head that asks several their mean, before and after the attack."""
+    labels = torch.from_numpy(outcomes.labels[head.name])
+    (clean, truth), (robust, _) = (
+        head.problems(torch.from_numpy(getattr(outcomes, kind)[head.name]), labels)
+        for kind in ("clean", "adversarial")
+    )
+    before, after, true = clean.numpy(), robust.numpy(), truth.numpy()
+    out: dict[str, Any] = {}
+    for i, question in enumerate(head.questions):
+        some = np.flatnonzero(true[:, i] != UNKNOWN)
+        of_clean, of_robust = before[:, some, i], after[:, some, i]
+        out[question] = {
+            kind: question_metrics(logits, of_clean, true[some, i], head)
+            for kind, logits in (("clean", of_clean), ("robust", of_robust))
+        }
+    if len(head.questions) > 1:
+        kinds = ("clean", "robust")
+        mean = {kind: _mean([out[question][kind] for question in head.questions]) for kind in kinds}
+        out = {head.name: mean, **out}
+    return {name: {kind: asdict(m) for kind, m in both.items()} for name, both in out.items()}
 
 
-def head_metrics(
-    logits: NDArray[np.float32], clean: NDArray[np.float32], labels: NDArray[np.int64]
-) -> HeadMetrics:
-    """Metrics of one head.
+def _mean(each: Sequence[QuestionMetrics]) -> QuestionMetrics:
+    def over(name: str) -> float | None:
+        values = [value for value in (getattr(m, name) for m in each) if value is not None]
+        return float(np.mean(values)) if values else None
+
+    return QuestionMetrics(**{f.name: over(f.name) for f in fields(QuestionMetrics)})
+
+
+def question_metrics(
+    logits: NDArray[np.float32], clean: NDArray[np.float32], labels: NDArray[np.int64], head: Head
+) -> QuestionMetrics:
+    """Metrics of one question.
 
     Args:
         logits: (R, N, K), what is judged.
-        clean: (R', N, K), the same head on clean images: where its operating points come from.
+        clean: (R', N, K), the same question on clean inputs: where its operating points come from.
         labels: (N,).
     """
-    guesses, occurring = logits.argmax(2), np.unique(labels)
-    f1 = [f1_score(labels, draw, labels=occurring, average="macro", zero_division=0) for draw in guesses]
-    if not (np.isfinite(logits).all() and np.isfinite(clean).all()):
-        return HeadMetrics(float(np.mean(f1)), None, None, None)
+    if not (len(labels) and np.isfinite(logits).all() and np.isfinite(clean).all()):
+        return QuestionMetrics(_f1(logits, labels, head) if len(labels) else None, None, None, None)
     shares, before = (softmax(z.astype(np.float64), axis=2) for z in (logits, clean))
-    return HeadMetrics(
-        macro_f1=float(np.mean(f1)),
-        auroc=_over_classes(labels, lambda k: _auroc(shares[:, :, k], labels == k)),
-        sensitivity=_over_classes(
-            labels, lambda k: _sensitivity(shares[:, :, k], before[:, :, k], labels == k)
-        ),
-        calibration_error=float(np.mean([_calibration_error(draw, labels) for draw in shares])),
+    auroc = _over_classes(labels, head, lambda k: _auroc(shares[:, :, k], labels == k))
+    sensitivity = _over_classes(
+        labels, head, lambda k: _sensitivity(shares[:, :, k], before[:, :, k], labels == k)
     )
+    calibration = float(np.mean([_calibration_error(draw, labels) for draw in shares]))
+    measured = dict(zip(METRICS, (_f1(logits, labels, head), auroc, sensitivity, calibration), strict=True))
+    return QuestionMetrics(**{n: value if n in head.measured_by else None for n, value in measured.items()})
 
 
-def _over_classes(labels: NDArray[np.int64], of_class: Callable[[int], float]) -> float | None:
-    """The mean over the classes that occur; None when there are no two."""
+def _f1(logits: NDArray[np.float32], labels: NDArray[np.int64], head: Head) -> float | None:
+    if head.positive is not None:
+        if not (labels == head.positive).any():
+            return None
+        classes = np.array([head.positive])
+    else:
+        classes = np.unique(labels)
+    scores = [
+        f1_score(labels, draw, labels=classes, average="macro", zero_division=0) for draw in logits.argmax(2)
+    ]
+    return float(np.mean(scores))
+
+
+def _over_classes(labels: NDArray[np.int64], head: Head, of_class: Callable[[int], float]) -> float | None:
+    """That of the positive class, or the mean over the classes that occur; None when there are no two."""
     classes = np.unique(labels)
-    return float(np.mean([of_class(int(k)) for k in classes])) if len(classes) > 1 else None
+    if len(classes) < 2:
+        return None
+    chosen = classes if head.positive is None else [head.positive]
+    return float(np.mean([of_class(int(k)) for k in chosen]))
 
 
 def _auroc(shares: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
@@ -151,21 +211,23 @@ def persistent(right: NDArray[np.bool_]) -> list[float]:
     return [float(np.asarray(chance)[hits].mean()) for chance in chances]
 
 
-def subgroups(outcomes: Outcomes, plan: Plan) -> list[Subgroup]:
-    """One a value of each of the data set's subgroup columns; "unknown" where it is not recorded."""
-    key = headline(plan.goal)
-    kinds = (outcomes.clean, outcomes.adversarial)
-    clean, robust = (correct(logits, outcomes.labels, plan.goal)[key] for logits in kinds)
-    shared_by = plan.model.draws_shared_by
+def subgroups(
+    clean: NDArray[np.bool_],
+    robust: NDArray[np.bool_],
+    outcomes: Outcomes,
+    draws_shared_by: DrawsSharedBy,
+    columns: Mapping[str, Sequence[str]],
+) -> list[Subgroup]:
+    """One a value of each column; "unknown" where it is not recorded."""
     groups = np.asarray(outcomes.groups)
 
     def of(right: NDArray[np.bool_], index: NDArray[np.int64]) -> Estimate:
         members: Sequence[str] = groups[index].tolist()
-        return statistics.accuracy(right[:, index], members, outcomes.batches[index], shared_by)
+        return statistics.accuracy(right[:, index], members, outcomes.batches[index], draws_shared_by)
 
     return [
         Subgroup(column, value or "unknown", len(index), of(clean, index), of(robust, index))
-        for column, values in plan.split.subgroups.items()
+        for column, values in columns.items()
         for value, index in _members(values).items()
     ]
 

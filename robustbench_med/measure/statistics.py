@@ -10,15 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-Z95 = 1.959963984540054
+from robustbench_med.api.model import DrawsSharedBy
 
-DrawsSharedBy = Literal["none", "element", "batch"]
+Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -145,9 +144,21 @@ def _given(method: str, scored: Scored) -> str:
 
 
 def _over_groups(values: NDArray[np.float64], group: NDArray[np.int64]) -> tuple[float, float]:
-    """Variance of the mean of (N,) when groups are drawn, and its degrees of freedom."""
+    """Variance of the mean of (N,) when groups are drawn, and its degrees of freedom.
+
+    The residuals of large groups are short, since the mean leans towards them: for groups of sizes s and one
+    variance between them the sum of their squares falls short by 1 - 2 Σs³/(N Σs²) + Σs²/N², which is
+    (G - 1)/G for G groups of one size. A variance that rests on few large groups has few degrees of freedom:
+    (Σs)²/Σs² - 1 (docs/method.md, "Statistics").
+    """
     sums = np.bincount(group, values - values.mean())
-    return float(len(sums) / max(len(sums) - 1, 1) * (sums @ sums) / len(values) ** 2), len(sums) - 1
+    sizes = np.bincount(group).astype(float)
+    total, squares, cubes = sizes.sum(), (sizes**2).sum(), (sizes**3).sum()
+    share = 1 - 2 * cubes / (total * squares) + squares / total**2
+    effective = total**2 / squares
+    if share <= 0 or len(sizes) < 2:
+        return 0.0, 0.0
+    return float(sums @ sums) / len(values) ** 2 / share, effective - 1
 
 
 def _over_draws(left: NDArray[np.float64], batches: NDArray[np.int64]) -> tuple[float, float]:
@@ -222,3 +233,23 @@ def balanced_accuracy(predictions: NDArray[np.int64], labels: NDArray[np.int64])
     """Mean recall over the classes that occur; predictions (R, N), labels (N,)."""
     recalls = [float((predictions[:, labels == k] == k).mean()) for k in np.unique(labels)]
     return float(np.mean(recalls))
+
+
+def lead(
+    first: Scored, second: Scored, groups: Sequence[str], batches: NDArray[np.int64]
+) -> tuple[float, float]:
+    """By how much ``first`` is above ``second`` on the same samples; and its one-sided 95 % lower bound.
+
+    Paired by sample; groups and draws that samples share are allowed for.
+    """
+    group = np.unique(np.asarray(groups), return_inverse=True)[1]
+    each = first.values - second.values
+    one, two = first.without_one, second.without_one
+    apart = [one - two] if len(one) == len(two) else [one, two]
+    parts = [_over_groups(each, group), *(_over_draws(left, batches) for left in apart)]
+    variance = sum(v for v, _ in parts)
+    if variance <= 0:
+        return float(each.mean()), float(each.mean()) if len(each) > 1 else -1.0
+    freedom = variance**2 / sum(v**2 / max(f, 1) for v, f in parts)
+    bound = float(stats.t.ppf(0.95, freedom)) * math.sqrt(variance)
+    return float(each.mean()), float(each.mean()) - bound

@@ -1,22 +1,14 @@
-"""Layers that models and defenses share.
-
-Those with weights follow Keras' conventions, so that released weights reproduce their outputs.
-"""
+"""Layers that models share, after Keras' conventions, so that released weights reproduce their outputs."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustbench_med.api.randomness import RandomLayer
-
 BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM_MOMENTUM = 0.01  # Keras' 0.99, said the other way round
-GATE_REDUCTION = 4
 
 
 def batch_norm(features: int) -> nn.BatchNorm2d:
@@ -48,7 +40,20 @@ class SameConv2d(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        return conv2d_same(input, self.weight, self.bias, self.stride[0], crop=not self.training)
+        return self.convolve(input, self.weight, self.bias)
+
+    def convolve(self, x: Tensor, kernels: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Convolve with other kernels (K, C / groups, k, k) at this layer's stride and padding."""
+        return conv2d_same(x, kernels, bias, self.stride[0], crop=not self.training)
+
+    def like(self, inputs: int, outputs: int, groups: int) -> SameConv2d:
+        """A convolution of the same kernel, stride and padding."""
+        size, stride, bias = self.kernel_size[0], self.stride[0], self.bias is not None
+        return SameConv2d(inputs, outputs, size, stride, groups, bias)
+
+    def start_like_keras(self) -> None:
+        """Draw the start values that Keras would."""
+        start_like_keras(self)
 
 
 def conv2d_same(
@@ -88,81 +93,6 @@ class Stem(nn.Sequential):
         self.pool = SameMaxPool2d()
 
 
-class ChannelGate(nn.Module):
-    """Scales the fused map by a channel attention and adds the shortcut: ReLU(shortcut + u·g).
-
-    The released pooling (min + avg + max + sum) + (max - avg - min) is 2·max + sum: min and mean
-    cancel. ``scale`` is the one trainable scalar on the gate's logits.
-    """
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.squeeze = nn.Linear(features, max(features // GATE_REDUCTION, 1))
-        self.excite = nn.Linear(self.squeeze.out_features, features)
-        self.scale = nn.Parameter(torch.full((1,), 0.05))
-
-    def logits(self, fused: Tensor) -> Tensor:
-        """Gate logits before the scale: (B, C, H, W) to (B, C)."""
-        pooled = 2 * fused.amax((2, 3)) + fused.sum((2, 3))
-        out: Tensor = self.excite(F.relu(self.squeeze(pooled)))
-        return out
-
-    def forward(self, fused: Tensor, shortcut: Tensor) -> Tensor:
-        gate = torch.sigmoid(self.scale * self.logits(fused))
-        return F.relu(shortcut + fused * gate[:, :, None, None])
-
-
-class Dropout(RandomLayer):
-    """Dropout that may be left on at inference; its masks are then drawn per element.
-
-    Args:
-        rate: share of the elements set to 0; the others are scaled by 1 / (1 - rate).
-    """
-
-    shared_by = "element"
-
-    def __init__(self, rate: float, at_inference: bool) -> None:
-        super().__init__()
-        self.rate, self.at_inference = rate, at_inference
-
-    @property
-    def is_random(self) -> bool:
-        return self.at_inference and self.rate > 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.is_random or self.noise.off:
-            return F.dropout(x, self.rate, self.training)
-        return x * self.noise.keep(x.shape, 1 - self.rate, x) / (1 - self.rate)
-
-
-class _StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, value: Tensor) -> Tensor:
-        del ctx, x
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        del ctx
-        return gradients[0], None
-
-
-def straight_through(x: Tensor, value: Tensor) -> Tensor:
-    """``value`` with the gradient of ``x``: BPDA with the identity (Athalye et al. 2018, section 4.1).
-
-    Args:
-        x, value: of one shape; what comes back equals ``value`` bit for bit.
-    """
-    out: Tensor = _StraightThrough.apply(x, value.detach())  # type: ignore[no-untyped-call]
-    return out
-
-
-def channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    """View the channels as (groups, C / groups), swap the two axes, flatten again."""
-    b, c, h, w = x.shape
-    return x.view(b, groups, c // groups, h, w).transpose(1, 2).reshape(b, c, h, w)
-
-
 def start_like_keras(module: nn.Module) -> None:
     """Glorot-uniform kernels with Keras' fans and zero biases, in place.
 
@@ -170,7 +100,7 @@ def start_like_keras(module: nn.Module) -> None:
     values are much smaller than PyTorch's; nets of this family learn worse without that.
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             _glorot(layer.weight, *_fans(layer))
         elif isinstance(layer, nn.Linear):
             _glorot(layer.weight, layer.in_features, layer.out_features)
@@ -180,8 +110,8 @@ def start_like_keras(module: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def _fans(conv: nn.Conv2d) -> tuple[int, int]:
-    area = conv.kernel_size[0] * conv.kernel_size[1]
+def _fans(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[int, int]:
+    area = math.prod(conv.kernel_size)
     if conv.groups == conv.in_channels == conv.out_channels and area > 1:
         return area * conv.in_channels, area
     return area * conv.in_channels // conv.groups, area * conv.out_channels

@@ -12,27 +12,53 @@ holds it to their outputs. Hooks for defenses:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustbench_med.api.data import Modality
+from robustbench_med.api.heads import Head
 from robustbench_med.api.model import FusionModel
-from robustbench_med.models.layers import (
-    ChannelGate,
-    Dropout,
-    SameConv2d,
-    Stem,
-    batch_norm,
-    channel_shuffle,
-    start_like_keras,
-)
+from robustbench_med.api.randomness import Dropout
+from robustbench_med.models.layers import SameConv2d, Stem, batch_norm, start_like_keras
+from robustbench_med.models.trunks import scaled_widths
 from robustbench_med.util.errors import UserError
 
-FULL_WIDTHS = (64, 128, 256, 512)
 GROUPS = 16
+GATE_REDUCTION = 4
 BRANCH_SITES = ("branches.0", "branches.1", "branches.2")
+
+
+class ChannelGate(nn.Module):
+    """Scales the fused map by a channel attention and adds the shortcut: ReLU(shortcut + u·g).
+
+    The released pooling (min + avg + max + sum) + (max - avg - min) is 2·max + sum: min and mean
+    cancel. ``scale`` is the one trainable scalar on the gate's logits.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Linear(features, max(features // GATE_REDUCTION, 1))
+        self.excite = nn.Linear(self.squeeze.out_features, features)
+        self.scale = nn.Parameter(torch.full((1,), 0.05))
+
+    def logits(self, fused: Tensor) -> Tensor:
+        """Gate logits before the scale: (B, C, H, W) to (B, C)."""
+        pooled = 2 * fused.amax((2, 3)) + fused.sum((2, 3))
+        out: Tensor = self.excite(F.relu(self.squeeze(pooled)))
+        return out
+
+    def forward(self, fused: Tensor, shortcut: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.scale * self.logits(fused))
+        return F.relu(shortcut + fused * gate[:, :, None, None])
+
+
+def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """View the channels as (groups, C / groups), swap the two axes, flatten again."""
+    b, c, h, w = x.shape
+    return x.view(b, groups, c // groups, h, w).transpose(1, 2).reshape(b, c, h, w)
 
 
 class EMILA(nn.Module):
@@ -195,8 +221,8 @@ class MAIL(FusionModel):
     """MAIL on two modalities of 28 to 224 pixels, any channel counts and heads.
 
     Args:
-        channels: two modalities, each with its channel count.
-        classes: any number of tasks, each with its class count.
+        modalities: two images.
+        heads: any number.
         width: factor on the paper's 64/128/256/512 channels; the result must be even.
         branch_norm: batch norm after EMILA's branches, as in Robust-MAIL.
         dropout: rate after the first block of stages 2 to 4.
@@ -207,7 +233,7 @@ class MAIL(FusionModel):
             0.98) it does. It changes nothing once weights are loaded.
 
     Raises:
-        UserError: not two modalities. EMCAM is written for a pair: three would need its
+        UserError: not two images. EMCAM is written for a pair: three would need its
             frequency sums over all, a rule for the order of the asymmetric spatial updates, a
             third trunk and output scale, and weights trained that way.
     """
@@ -216,8 +242,8 @@ class MAIL(FusionModel):
 
     def __init__(
         self,
-        channels: Mapping[str, int],
-        classes: Mapping[str, int],
+        modalities: Sequence[Modality],
+        heads: Sequence[Head],
         *,
         width: float = 1.0,
         branch_norm: bool = False,
@@ -225,14 +251,14 @@ class MAIL(FusionModel):
         inference_dropout: bool = False,
         attention_start: float = 1.0,
     ) -> None:
-        super().__init__(channels, classes)
-        if len(channels) != 2:
+        super().__init__(modalities, heads)
+        if len(modalities) != 2 or any(modality.kind != "image" for modality in modalities):
+            given = ", ".join(f"{modality.name} ({modality.kind})" for modality in modalities)
             raise UserError(
-                f"MAIL fuses exactly two modalities, not {len(channels)} ({', '.join(channels)}); "
-                "its cross-modal attention is defined for a pair"
+                f"MAIL fuses exactly two images, not {given}; its cross-modal attention is defined for a pair"
             )
         widths = scaled_widths(width)
-        self.stems = nn.ModuleList(Stem(count, widths[0]) for count in channels.values())
+        self.stems = nn.ModuleList(Stem(modality.shape[0], widths[0]) for modality in modalities)
         self.stages = nn.ModuleList()
         for index, (inputs, outputs) in enumerate(zip((widths[0], *widths), widths, strict=False)):
             rate = dropout if index else 0.0
@@ -246,12 +272,12 @@ class MAIL(FusionModel):
                     attention_start,
                 )
             )
-        self.heads = nn.ModuleDict({task: nn.Linear(2 * widths[-1], k) for task, k in classes.items()})
+        self.heads = nn.ModuleDict({head.name: nn.Linear(2 * widths[-1], head.columns[0]) for head in heads})
         start_like_keras(self)
         self.adopt_random_layers()
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        x1, x2 = (stem(inputs[name]) for stem, name in zip(self.stems, self.channels, strict=True))
+        x1, x2 = (stem(inputs[name]) for stem, name in zip(self.stems, self.takes, strict=True))
         for stage in self.stages:
             x1, x2 = stage(x1, x2)
         features = torch.cat([x1, x2], 1).mean((2, 3))
@@ -269,18 +295,3 @@ class MAIL(FusionModel):
         owner, members = kinds[hook]
         names = [name for name, m in self.named_modules() if isinstance(m, owner)]
         return [f"{name}.{member}" for name in names for member in members]
-
-
-def scaled_widths(width: float) -> tuple[int, ...]:
-    """The four stage widths at a width multiplier.
-
-    Raises:
-        UserError: a stage would not have an even whole number of channels.
-    """
-    widths = tuple(full * width for full in FULL_WIDTHS)
-    if any(w < 2 or w % 2 for w in widths):
-        raise UserError(
-            f"width {width:g} gives stages of {', '.join(f'{w:g}' for w in widths)} channels; "
-            "each must be even: choose a multiple of 1/32"
-        )
-    return tuple(int(w) for w in widths)

@@ -8,7 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from robustbench_med.measure.accuracy import ANY
+from robustbench_med.measure.accuracy import EVERY
+from robustbench_med.reporting.text import bare_table, headed, notes_table, plain, stored_percent
+
+MOST = 5  # names beside each other
 
 COLUMNS = (
     "dataset",
@@ -36,8 +39,8 @@ COLUMNS = (
 
 def row(record: Mapping[str, Any]) -> dict[str, str]:
     """A record as a row of ``COLUMNS``: "radius=share; radius=share" with every head right."""
-    terms, whole = record["certificate"], record["accuracy"][ANY]
-    heads = {head: value for head, value in record["accuracy"].items() if head != ANY}
+    terms, whole = record["certificate"], record["accuracy"][EVERY]
+    heads = {head: value for head, value in record["accuracy"].items() if head != EVERY}
     data, synthetic = record["dataset"], " (synthetic)" if record["dataset"]["synthetic"] else ""
     return {
         "dataset": data["name"] + synthetic,
@@ -58,7 +61,7 @@ def row(record: Mapping[str, Any]) -> dict[str, str]:
         "weights_sha256": record["model"]["weights_sha256"][:12],
         "dataset_fingerprint": data["fingerprint"][:12],
         "run": record["run"],
-        "version": record["versions"]["robustbench-med"],
+        "version": record["code"]["versions"]["robustbench-med"],
         "started": record["started"],
     }
 
@@ -71,40 +74,38 @@ def show(record: Mapping[str, Any], console: Console) -> None:
     """Print certified accuracy by radius and what it rests on."""
     data, terms = record["dataset"], record["certificate"]
     synthetic = "synthetic, " if data["synthetic"] else ""
-    title = f"{record['model']['label']} on {data['name']} ({synthetic}{data['samples']} samples), certified"
-    console.print(f"\n[bold]{title}[/bold]")
-    console.print(_table(record))
-    notes = Table(box=None, pad_edge=False, show_header=False)
-    sigmas = ", ".join(f"{name} {sigma:.4g}" for name, sigma in terms["smoothed"].items())
-    notes.add_row("noise", f"sigma {sigmas}, not clipped to [0, 1]")
-    notes.add_row(
-        "radius", f"L2 over {' and '.join(terms['smoothed'])} together, in units of the pixel range"
+    headed(
+        console,
+        f"{record['model']['label']} on {data['name']} ({synthetic}{data['samples']} samples), certified",
     )
+    console.print(_table(record))
+    notes = notes_table()
+    sigmas = ", ".join(f"{name} {sigma:.4g}" for name, sigma in terms["smoothed"].items())
+    notes.add_row("noise", plain(f"sigma {sigmas}, not clipped to the range"))
+    notes.add_row("radius", plain(f"L2 over {' and '.join(terms['smoothed'])} together, in units of each"))
     if terms["unchanged"]:
-        notes.add_row("unchanged", f"{', '.join(terms['unchanged'])}: no change of it is certified")
+        notes.add_row("unchanged", plain(f"{', '.join(terms['unchanged'])}: no change of it is certified"))
     notes.add_row(
         "copies", f"{terms['n0']} to guess, {terms['n']} to test, alpha {terms['alpha']:g} a sample"
     )
     notes.add_row("at most", f"no sample can be certified beyond {terms['largest_radius']:.4g}")
     abstained = ", ".join(f"{h} {100 * v['abstained']:.1f} %" for h, v in record["accuracy"].items())
-    notes.add_row("abstained", f"{abstained}; counted as wrong")
+    notes.add_row("abstained", plain(f"{abstained}; counted as wrong"))
     for caveat in (*record["model"]["caveats"], *data["caveats"]):
-        notes.add_row("caveat", caveat)
+        notes.add_row("caveat", plain(caveat))
     console.print(notes)
 
 
 def _table(record: Mapping[str, Any]) -> Table:
-    heads = record["accuracy"]
-    table = Table(box=None, pad_edge=False)
-    for title in ("radius", *heads):
-        table.add_column(title if title == "radius" else f"{title} (95 %)", justify="right", no_wrap=True)
+    names = [EVERY, *(name for name in record["accuracy"] if name != EVERY)][:MOST]
+    heads = {name: record["accuracy"][name] for name in names}
+    table = bare_table("radius", *(f"{plain(name)} %" for name in names))
     for points in zip(*(value["certified"] for value in heads.values()), strict=True):
-        table.add_row(f"{points[0]['radius']:.4g}", *map(_cell, points))
+        table.add_row(f"{points[0]['radius']:.4g}", *map(stored_percent, map(_estimate, points)))
     averages = [f"{value['average_radius']:.4g}" for value in heads.values()]
     table.add_row("average", *averages)
     return table
 
 
-def _cell(point: Mapping[str, Any]) -> str:
-    value, low, high = (100 * point[key] for key in ("value", "low", "high"))
-    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+def _estimate(point: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in point.items() if key != "radius"}

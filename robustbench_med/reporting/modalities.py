@@ -2,31 +2,58 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
+from pathlib import Path
 
-from robustbench_med.reporting.table import percent
-from robustbench_med.studies.modalities import ModalityTable, Row
+import numpy as np
+from rich.console import Console
+
+from robustbench_med.measure.modalities import ModalityTable, Situation
+from robustbench_med.reporting.figures import pyplot, saved
+from robustbench_med.reporting.text import bare_table, headed, percent, plain
+
+MOST = 6  # heads in a table or figure
 
 
 def show(found: ModalityTable, console: Console) -> None:
-    """Print a row a situation, and the leakage between unrelated images."""
-    console.print(f"\n[bold]{found.title}[/bold]")
-    table = Table(box=None, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    heads = list(found.rows[0].accuracy)
-    for head in heads:
-        table.add_column(f"{head} (95 %)", justify="right", no_wrap=True)
+    """Print a row a situation, and the leakage between unrelated inputs."""
+    headed(console, found.title)
+    heads = list(found.rows[0].accuracy)[:MOST]
+    table = bare_table("accuracy in % (95 %)", *map(plain, heads))
     for row in found.rows:
         cells = [percent(row.accuracy[head]) if head in row.accuracy else "-" for head in heads]
-        table.add_row(_situation(row), *cells)
+        table.add_row(plain(situation(row)), *cells)
     console.print(table)
     for path, lost in found.leakage.items():
-        console.print(f"leakage {path}: {100 * lost:.1f} points lost to an image the label is not about")
+        console.print(
+            f"leakage {plain(path)}: {100 * lost:.1f} points lost to an input the label is not about"
+        )
 
 
-def _situation(row: Row) -> str:
-    if row.situation == "clean":
+def situation(row: Situation) -> str:
+    """A row in words: "mr + ct attacked, aimed at any"."""
+    if row.kind == "clean":
         return "clean"
     aim = f", aimed at {row.goal}" if row.goal else ""
-    return f"{' + '.join(row.modalities)} {row.situation}{aim}"
+    return f"{' + '.join(row.modalities)} {row.kind}{aim}"
+
+
+def draw(found: ModalityTable, path: Path) -> None:
+    """Write a PNG: a group of bars a situation, a bar a head, with 95 % intervals."""
+    plt = pyplot()
+    heads = list(found.rows[0].accuracy)[:MOST]
+    figure, axis = plt.subplots(figsize=(2 + 1.1 * len(found.rows), 3.4))
+    width = 0.8 / len(heads)
+    for number, head in enumerate(heads):
+        known = [(place, row.accuracy[head]) for place, row in enumerate(found.rows) if head in row.accuracy]
+        places = [place + (number - (len(heads) - 1) / 2) * width for place, _ in known]
+        values = np.array([[e.value, e.value - e.low, e.high - e.value] for _, e in known]) * 100
+        axis.bar(places, values[:, 0], width * 0.92, label=head)
+        axis.errorbar(places, values[:, 0], yerr=values[:, 1:].T, fmt="none", color="#333333", linewidth=0.8)
+    titles = [situation(row).replace(", aimed", ",\naimed").replace(" + ", " +\n") for row in found.rows]
+    axis.set_xticks(range(len(found.rows)), titles, fontsize=7, rotation=20)
+    axis.set_ylim(0, 100)
+    axis.set_ylabel("accuracy (%)")
+    axis.legend(frameon=False, fontsize=8)
+    axis.set_title(found.title, fontsize=9)
+    figure.tight_layout()
+    saved(figure, path)

@@ -1,4 +1,7 @@
-"""The record of a run: every number with its interval, and all that is needed to repeat it."""
+"""The record of a run: every number with its interval, and all that is needed to repeat it.
+
+Schema 2. A record is the only truth: CSV, tables, figures and pages are made from it.
+"""
 
 from __future__ import annotations
 
@@ -6,79 +9,102 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from robustbench_med.api.data import Split
-from robustbench_med.evaluation.batches import Plan
+import numpy as np
+
+from robustbench_med.api.data import Modality, Split
+from robustbench_med.api.model import FusionModel
 from robustbench_med.evaluation.outcomes import Outcomes
+from robustbench_med.evaluation.prepare import Prepared
 from robustbench_med.measure.accuracy import Accuracy, headline
-from robustbench_med.measure.verdict import SOUND, UNAUDITED
-from robustbench_med.models.load import LoadedModel, card_model, multiply_accumulates
-from robustbench_med.util.files import sha256_json
-from robustbench_med.util.versions import versions
+from robustbench_med.measure.samples import Samples
+from robustbench_med.measure.verdict import UNAUDITED, is_sound
+from robustbench_med.models.load import LoadedModel
+from robustbench_med.models.named import card_model
+from robustbench_med.util.errors import UserError
 
-
-def identify(
-    config: Mapping[str, Any], model: Mapping[str, Any], weights_sha256: str, fingerprint: str, release: str
-) -> str:
-    """The name of a run: a hash of all that decides its numbers, so that equal runs share it.
-
-    Args:
-        config: with every default filled in, less what changes no number.
-        model: of ``card_model``: a model file may change while its name and weights stay.
-        fingerprint: of the samples.
-        release: version of this package.
-    """
-    return sha256_json([release, config, model, weights_sha256, fingerprint])[:12]
+SCHEMA = 2
 
 
 def record(
     run_id: str,
-    config: Mapping[str, Any],
-    plan: Plan,
-    loaded: LoadedModel,
+    prepared: Prepared,
+    code: Mapping[str, Any],
     outcomes: Outcomes,
     measured: Mapping[str, Accuracy],
     further: Mapping[str, Any],
+    samples: Samples,
     audit: Mapping[str, Any],
+    macs: int,
     started: str,
 ) -> dict[str, Any]:
-    """The JSON record of a run; ``further`` is of ``metrics.describe``."""
+    """The JSON record of a run.
+
+    Args:
+        code: of ``evaluation.identity``.
+        further: of ``metrics.describe``.
+        macs: multiply-accumulates of one forward pass of a sample.
+    """
+    plan = prepared.plan
+    attack = {**asdict(plan.attack), "eot": plan.eot, "follows_samples": plan.attack.follows_samples}  # type: ignore[call-overload]
     return {
+        "schema": SCHEMA,
         "run": run_id,
-        "config": config,
-        "model": describe_model(loaded, plan.split),
+        "config": dict(prepared.stored),
+        "model": describe_model(prepared.loaded, plan.model, macs),
         "dataset": describe_dataset(plan.split),
         "threat_model": {
-            "budgets": {name: asdict(budget) for name, budget in plan.threat.budgets.items()},
+            "budgets": {name: budget.as_record() for name, budget in plan.threat.budgets.items()},
             "joint": plan.threat.joint,
-            "goal": plan.goal.head,
+            "goal": plan.goal.aim,
+            "towards": prepared.config.towards,
             "knowledge": plan.attack.knowledge,
         },
-        "attack": {"name": plan.name, **asdict(plan.attack), "eot": plan.eot},  # type: ignore[call-overload]
+        "attack": {"name": plan.name, **attack},
         "scoring": {"draws": plan.draws, "headline": "mean"},
         "headline": headline(plan.goal),
         "accuracy": {name: asdict(value) for name, value in measured.items()},
         **further,
         "audit": audit,
+        "outcomes": samples.as_record(),
         "cost": {
             "forward_passes": outcomes.forward,
             "backward_passes": outcomes.backward,
             "seconds": round(outcomes.seconds, 3),
         },
         "seed": plan.seed,
-        "versions": versions(),
+        "code": code,
         "started": started,
     }
 
 
-def describe_model(loaded: LoadedModel, split: Split) -> dict[str, Any]:
-    """The model's part of a record; ``macs`` are multiply-accumulates of one forward pass of a sample."""
+def require_record(value: Any, where: str) -> dict[str, Any]:
+    """A record of this schema.
+
+    Raises:
+        UserError: it is none, or one of another schema.
+    """
+    wanted = ("model", "dataset", "threat_model", "attack", "headline", "accuracy", "audit", "outcomes")
+    if not isinstance(value, dict) or "run" not in value:
+        raise UserError(f"{where} is no record of robmed run")
+    if value.get("schema") != SCHEMA:
+        raise UserError(
+            f"{where} is of schema {value.get('schema')}, this version reads {SCHEMA}; make it again"
+        )
+    missing = [name for name in wanted if name not in value]
+    if missing:
+        raise UserError(f"{where} is no whole record of robmed run: it lacks {missing[0]!r}")
+    return value
+
+
+def describe_model(loaded: LoadedModel, model: FusionModel, macs: int) -> dict[str, Any]:
+    """The model's part of a record."""
     return {
         **card_model(loaded.config),
         "weights": loaded.weights.name,
         "weights_sha256": loaded.weights_sha256,
-        "draws_shared_by": loaded.model.draws_shared_by,
-        "parameters": sum(p.numel() for p in loaded.model.parameters()),
-        "macs": multiply_accumulates(loaded.model, split.info),
+        "draws_shared_by": model.draws_shared_by,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "macs": macs,
         "caveats": list(loaded.caveats),
     }
 
@@ -94,9 +120,24 @@ def describe_dataset(split: Split) -> dict[str, Any]:
         "split": split.name,
         "samples": len(split),
         "fingerprint": split.fingerprint,
+        "modalities": {m.name: _describe_modality(m, split) for m in info.modalities},
+        "heads": {head.name: head.as_record() for head in info.heads},
         "licence": info.licence,
         "citation": info.citation,
         "caveats": list(info.caveats),
+    }
+
+
+def _describe_modality(modality: Modality, split: Split) -> dict[str, Any]:
+    return {
+        "kind": modality.kind,
+        "shape": list(modality.shape),
+        "stored_as": str(split.arrays[modality.name].dtype),
+        "low": np.asarray(modality.low).ravel().tolist() if np.ndim(modality.low) else float(modality.low),
+        "high": np.asarray(modality.high).ravel().tolist()
+        if np.ndim(modality.high)
+        else float(modality.high),
+        **({"features": list(modality.features)} if modality.features else {}),
     }
 
 
@@ -105,6 +146,7 @@ def ensemble_record(
     members: Sequence[Mapping[str, Any]],
     measured: Mapping[str, Accuracy],
     further: Mapping[str, Any],
+    samples: Samples,
 ) -> dict[str, Any]:
     """The record of the worst case over the runs of ``members``, whose own records it names.
 
@@ -112,23 +154,26 @@ def ensemble_record(
     """
     first, names = members[0], [m["attack"]["name"] for m in members]
     knowledge = sorted({m["threat_model"]["knowledge"] for m in members})
+    follows = all(m["attack"]["follows_samples"] for m in members)
+    attack = {"name": "ensemble", "members": " + ".join(names), "eot": first["attack"]["eot"]}
     return {
         **first,
         "run": run_id,
         "config": {**first["config"], "attack": ",".join(names), "attack_options": {}},
         "threat_model": {**first["threat_model"], "knowledge": ", ".join(knowledge)},
-        "attack": {"name": "ensemble", "members": " + ".join(names), "eot": first["attack"]["eot"]},
+        "attack": {**attack, "follows_samples": follows},
         "members": [m["run"] for m in members],
         "accuracy": {name: asdict(value) for name, value in measured.items()},
         **further,
         "audit": {"verdict": _verdict([m["audit"]["verdict"] for m in members]), "findings": []},
+        "outcomes": samples.as_record(),
         "cost": {key: round(sum(m["cost"][key] for m in members), 3) for key in first["cost"]},
     }
 
 
 def _verdict(members: Sequence[str]) -> str:
     """Of a worst case: it is at least as low as the member that is trusted most."""
-    for best in (SOUND, UNAUDITED):
-        if best in members:
-            return best
-    return ", ".join(dict.fromkeys(check for verdict in members for check in verdict.split(", ")))
+    sound = next((verdict for verdict in members if is_sound(verdict)), None)
+    if sound is not None:
+        return sound
+    return UNAUDITED if UNAUDITED in members else members[0]

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from robustbench_med.measure.verdict import SOUND, UNAUDITED
-from robustbench_med.reporting.figures import pyplot
-from robustbench_med.util.files import replacing
+from robustbench_med.measure.verdict import UNAUDITED, is_sound
+from robustbench_med.reporting.figures import pyplot, saved
 
 Records = Mapping[tuple[str, str, str], Mapping[str, Any]]
 CLEAN, BARS = "#c9d1d9", ("#7aa6c2", "#b5403a", "#4d7c4d", "#8a6d3b")
@@ -67,7 +66,7 @@ def draw(title: str, records: Records, path: Path) -> None:
         axis.set_xticks(range(len(models)), models, fontsize=8)
         axis.set_ylim(0, 100)
         axis.set_xlim(-0.6, len(models) - 0.4)
-        axis.set_ylabel("all heads right (%)", fontsize=8)
+        axis.set_ylabel("every head right (%)", fontsize=8)
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
     handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in (CLEAN, *BARS[: len(protocols)])]
@@ -76,9 +75,7 @@ def draw(title: str, records: Records, path: Path) -> None:
     figure.legend(handles, names, loc="lower center", ncol=len(handles), frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
     figure.tight_layout(rect=(0, 0.04, 1, 1))
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    plt.close(figure)
+    saved(figure, path, dpi=120)
 
 
 def _largest(runs: Sequence[Mapping[str, Any] | None]) -> Mapping[str, Any]:
@@ -89,7 +86,8 @@ def _largest(runs: Sequence[Mapping[str, Any] | None]) -> Mapping[str, Any]:
 
 def _bar(axis: Any, x: float, width: float, run: Mapping[str, Any], kind: str, color: str) -> None:
     value, low, high = _percent(run, kind)
-    trusted = kind == "clean" or run["audit"]["verdict"] in (SOUND, UNAUDITED)
+    verdict = run["audit"]["verdict"]
+    trusted = kind == "clean" or verdict == UNAUDITED or is_sound(verdict)
     style = {"color": color} if trusted else {"facecolor": "white", "edgecolor": color, "hatch": "///"}
     axis.bar(x, value, width * 0.92, **style)
     error = np.array([[value - low], [high - value]])
@@ -108,4 +106,6 @@ def _percent(run: Mapping[str, Any], kind: str) -> list[float]:
 
 def _verdict(run: Mapping[str, Any]) -> str:
     verdict = run["audit"]["verdict"]
-    return {SOUND: " ✓", UNAUDITED: ""}.get(verdict, f" ✗ {verdict}")
+    if is_sound(verdict):
+        return " ✓"
+    return "" if verdict == UNAUDITED else f" ✗ {verdict.removeprefix('not sound: ')}"

@@ -8,120 +8,150 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from robustbench_med.measure.accuracy import ANY
-from robustbench_med.measure.statistics import Estimate
+from robustbench_med.measure.accuracy import EVERY
+from robustbench_med.measure.verdict import SOUND, UNAUDITED, is_sound
 from robustbench_med.reporting.leaderboard import radius
+from robustbench_med.reporting.text import bare_table, headed, notes_table, plain, stored_percent
+
+METRICS = {
+    "macro_f1": "F1",
+    "auroc": "AUROC",
+    "sensitivity": "sensitivity",
+    "calibration_error": "calibration",
+}
 
 
 def show(record: Mapping[str, Any], console: Console) -> None:
     """Print the accuracies of a run's record and what they rest on."""
     model, data, attack = record["model"], record["dataset"], record["attack"]
     synthetic = "synthetic, " if data["synthetic"] else ""
-    title = (
-        f"{model['label']} on {data['name']} ({synthetic}{data['samples']} samples) under {attack['name']}"
+    headed(
+        console,
+        f"{model['label']} on {data['name']} ({synthetic}{data['samples']} samples) under {attack['name']}",
     )
-    console.print(f"\n[bold]{title}[/bold]")
     console.print(_accuracies(record))
     console.print(_metrics(record))
     console.print(_conditions(record))
-    if record["audit"]["findings"] and record["audit"]["complete"]:
+    if record["audit"]["findings"] and record["audit"].get("complete"):
         console.print(_findings(record["audit"]))
 
 
 def _accuracies(record: Mapping[str, Any]) -> Table:
     random = record["scoring"]["draws"] > 1
-    table = Table(box=None, pad_edge=False)
-    table.add_column("head", no_wrap=True)
-    for title in ("clean", "robust", *(("majority", "every draw") if random else ())):
-        table.add_column(f"{title} (95 %)", justify="right", no_wrap=True)
-    several = len(record["accuracy"]) > 2
-    for head, value in record["accuracy"].items():
-        if head == ANY and not several:
+    draws = ("majority", "every\ndraw") if random else ()
+    table = bare_table("accuracy in % (95 %)", "clean", "robust", *draws)
+    single = len(record["dataset"]["heads"]) == 1
+    for name, value in record["accuracy"].items():
+        if name == EVERY and single and name != record["headline"]:
             continue
-        cells = [head, _cell(value["clean"]), _cell(value["robust"])]
+        cells = [stored_percent(value["clean"]), stored_percent(value["robust"])]
         if random:
-            cells += [_cell(value["majority"]), _cell(value["worst_of_draws"])]
-        table.add_row(*cells, style="bold" if head == record["headline"] else "")
+            cells += [f"{100 * value[kind]['value']:.1f}" for kind in ("majority", "worst_of_draws")]
+        style = "bold" if name == record["headline"] else ""
+        table.add_row(plain(name) + _collateral(record, name), *cells, style=style)
     return table
+
+
+def _collateral(record: Mapping[str, Any], name: str) -> str:
+    """Figures of a finding say nothing of an attack on that finding, unless it was the one aimed at."""
+    finding = any(name in head["questions"] and name != h for h, head in record["dataset"]["heads"].items())
+    return " (collateral)" if finding and name != record["headline"] else ""
 
 
 def _metrics(record: Mapping[str, Any]) -> Table:
     """What else is asked of each head, before and after the attack."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("\nclean → attacked", no_wrap=True)
-    titles = {
-        "macro_f1": "macro-F1",
-        "auroc": "AUROC",
-        "sensitivity": "sensitivity at\n90 % specificity",
-        "calibration_error": "calibration\nerror",
-    }
-    for title in (*titles.values(), "attack\nsuccess"):
-        table.add_column(title, justify="right", no_wrap=True, vertical="bottom")
+    measured = [name for name in METRICS if any(_both(k, name) for k in record["metrics"].values())]
+    table = bare_table("clean → attacked", *(METRICS[name] for name in measured), "success")
     for head, kinds in record["metrics"].items():
-        pairs = [[_number(kinds[kind][name]) for kind in ("clean", "robust")] for name in titles]
-        table.add_row(
-            head, *(" → ".join(pair) for pair in pairs), _percentage(record["attack_success"][head])
-        )
+        pairs = [_pair(kinds, name) for name in measured]
+        success = record["attack_success"].get(head)
+        table.add_row(plain(head), *pairs, "-" if success is None else f"{100 * success:.1f} %")
     return table
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _both(kinds: Mapping[str, Any], name: str) -> bool:
+    return any(kinds[kind][name] is not None for kind in ("clean", "robust"))
 
 
-def _percentage(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def _cell(stored: Mapping[str, Any]) -> str:
-    return percent(Estimate(**stored))
-
-
-def percent(estimate: Estimate) -> str:
-    """A share and its interval for people."""
-    value, low, high = (100 * share for share in (estimate.value, estimate.low, estimate.high))
-    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+def _pair(kinds: Mapping[str, Any], name: str) -> str:
+    values = [kinds[kind][name] for kind in ("clean", "robust")]
+    return " → ".join("-" if value is None else f"{value:.2f}" for value in values)
 
 
 def _conditions(record: Mapping[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    budgets, cost = record["threat_model"]["budgets"], record["cost"]
-    radii = ", ".join(f"{name} {b['norm']} {radius(b['norm'], b['epsilon'])}" for name, b in budgets.items())
-    samples, draws = record["dataset"]["samples"], record["scoring"]["draws"]
-    shared = record["model"]["draws_shared_by"]
-    goal = record["threat_model"]["goal"]
-    joint = " (one ball for all of them together)" if record["threat_model"].get("joint") else ""
-    table.add_row("attacked", radii + joint)
-    table.add_row("goal", {"any": "any head wrong", "all": "all heads wrong"}.get(goal, f"head {goal} wrong"))
-    if ANY in record["accuracy"] and len(record["accuracy"]) > 2:
-        table.add_row("any head", "a sample is right only if every head is")
-    if shared == "none":
-        table.add_row("randomness", "none: one gradient and one scoring pass each are exact")
-    else:
-        table.add_row("EOT", f"{record['attack']['eot']} draws a gradient (one draw per {shared})")
-        table.add_row("scoring", f"{draws} fresh draws, never seen by the attack")
-        if draws == 1:
-            table.add_row("intervals", "given this one draw; another may give another accuracy")
+    table = notes_table()
+    threat, cost = record["threat_model"], record["cost"]
+    budgets = threat["budgets"]
+    radii = ", ".join(f"{name} {b['norm']} {radius(b)}" for name, b in budgets.items())
+    joint = " (one ball for all of them together)" if threat["joint"] else ""
+    table.add_row("attacked", plain(radii + joint))
+    table.add_row("goal", plain(_goal(record)))
+    for line in _randomness(record):
+        table.add_row(*line)
+    if not record["attack"]["follows_samples"]:
+        table.add_row(
+            "batches", "this library starts a sample by its place in the batch; another size, other starts"
+        )
+    samples = record["dataset"]["samples"]
     per_sample = ", ".join(f"{cost[f'{way}_passes'] / samples:.1f} {way}" for way in ("forward", "backward"))
     table.add_row("cost", f"{per_sample} passes a sample, {cost['seconds']:.1f} s")
     net = record["model"]
     table.add_row("net", f"{net['parameters'] / 1e6:.2f} M parameters, {net['macs'] / 1e6:.1f} M MACs a pass")
     if (worst := record["worst_subgroup"]) is not None:
         said = f"{worst['column']} {worst['value']} ({worst['samples']} samples)"
-        table.add_row("worst group", f"{said}: robust {_cell(worst['robust'])}")
-    table.add_row("verdict", record["audit"]["verdict"])
+        table.add_row("worst group", plain(f"{said}: robust {stored_percent(worst['robust'])}"))
+    style = "" if is_sound(record["audit"]["verdict"]) else "bold"
+    table.add_row("verdict", plain(verdict_sentence(record["audit"])), style=style)
     for caveat in (*record["model"]["caveats"], *record["dataset"]["caveats"]):
-        table.add_row("caveat", caveat)
+        table.add_row("caveat", plain(caveat))
     return table
 
 
+def _goal(record: Mapping[str, Any]) -> str:
+    threat = record["threat_model"]
+    goal, towards = threat["goal"], threat.get("towards")
+    if towards:
+        return f"{goal} to be answered {towards.rpartition('=')[2]}"
+    several = len(record["dataset"]["heads"]) > 1
+    words = {"any": "any head wrong" if several else "a wrong answer", "all": "all heads wrong"}
+    return words.get(goal, f"{goal} wrong")
+
+
+def _randomness(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    shared, draws = record["model"]["draws_shared_by"], record["scoring"]["draws"]
+    if shared == "none":
+        return [("randomness", "none: one gradient and one scoring pass each are exact")]
+    lines = [
+        ("EOT", f"{record['attack']['eot']} draws a gradient (one draw per {shared})"),
+        ("scoring", f"{draws} fresh draws, never seen by the attack"),
+    ]
+    if draws == 1:
+        lines.append(("intervals", "given this one draw; another may give another accuracy"))
+    return lines
+
+
+def verdict_sentence(audit: Mapping[str, Any]) -> str:
+    """The verdict with its evidence: "NOT SOUND: more steps (leaves 20.0 %, the run's attack 40.0 %)"."""
+    words = audit["verdict"]
+    if words == UNAUDITED:
+        return "unaudited: only the cheap checks were made (--audit makes all)"
+    if words == SOUND:
+        return "sound: no check found the attack too weak or the gradients masked"
+    if is_sound(words):
+        return f"{words}: no check that can be made found it wrong"
+    results = ("failed",) if words.startswith("not sound") else ("not made",)
+    reasons = [f"{f['check']} ({f['evidence']})" for f in audit["findings"] if f["result"] in results]
+    start = "NOT SOUND" if words.startswith("not sound") else "INCOMPLETE"
+    return f"{start}: {'; '.join(reasons)}" if reasons else words
+
+
 def _findings(audit: Mapping[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for title in ("check", "passed", f"evidence ({audit['samples']} samples, {audit['seconds']:.0f} s)"):
-        table.add_column(title)
+    table = notes_table()
+    table.add_column(overflow="fold")
+    seconds = f"evidence ({audit['samples']} samples, {audit['seconds']:.0f} s)"
+    table.add_row("check", "result", seconds, style="bold")
     for finding in audit["findings"]:
-        passed = "yes" if finding["passed"] else "NO"
-        table.add_row(
-            finding["check"], passed, finding["evidence"], style="" if finding["passed"] else "bold"
-        )
+        failed = finding["result"] in ("failed", "not made")
+        said = (plain(finding[key]) for key in ("check", "result", "evidence"))
+        table.add_row(*said, style="bold" if failed else "")
     return table

@@ -1,7 +1,7 @@
 """Certified accuracy by randomized smoothing: Cohen et al. 2019, arXiv:1902.02918.
 
 The smoothed classifier g answers, per head, the class that the model gives most often to
-x + N(0, sigma²), with noise on every pixel of the smoothed modalities together. Where a class has
+x + N(0, sigma²), with noise on every element of the smoothed modalities together. Where a class has
 probability pA > 1/2 under that noise, g keeps its answer for every change of these modalities whose
 joint L2 length is below sigma·Φ⁻¹(pA) (theorem 1 with pB = 1 - pA). The noise is not clipped to
 [0, 1]: the theorem is about Gaussian noise, and clipping is part of the model if it is done at all.
@@ -20,38 +20,39 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
-from math import inf
+from math import ceil, inf, isfinite, log
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from robustbench_med.api.data import DatasetInfo, Split
-from robustbench_med.evaluation.prepare import load_split, load_trained
-from robustbench_med.evaluation.votes import count_all
-from robustbench_med.measure.accuracy import ANY
+from robustbench_med.data.catalog import load_dataset
+from robustbench_med.evaluation.identity import ROOTS as RUN_ROOTS
+from robustbench_med.evaluation.identity import code_of, identify, modules_of
+from robustbench_med.evaluation.prepare import given_defenses, load_subject, subset
+from robustbench_med.evaluation.votes import Smoothing, Votes, count_all
+from robustbench_med.measure.accuracy import EVERY
 from robustbench_med.measure.certificate import (
     Certificates,
-    Smoothing,
-    Votes,
     certificates,
     certified_accuracy,
     certified_radius,
     default_radii,
 )
 from robustbench_med.measure.statistics import Estimate
-from robustbench_med.models.load import DefenseSpec, LoadedModel, card_model
+from robustbench_med.models.load import LoadedModel, multiply_accumulates
+from robustbench_med.models.named import DefenseSpec, require_model
 from robustbench_med.reporting import certificate, leaderboard
-from robustbench_med.reporting.record import describe_dataset, describe_model, identify
-from robustbench_med.studies.run import folder_name
+from robustbench_med.reporting.record import SCHEMA, describe_dataset, describe_model
+from robustbench_med.studies.records import folder_name, run_folder
 from robustbench_med.util.config import build
 from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.fields import Fraction
-from robustbench_med.util.files import require_writable, write_json
+from robustbench_med.util.files import write_json
 from robustbench_med.util.progress import progress_bar
-from robustbench_med.util.versions import versions
+
+ROOTS = (*RUN_ROOTS, "robustbench_med.evaluation.votes", "robustbench_med.measure.certificate")
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class CertifyConfig:
     """What ``robmed certify`` does; the same from flags and from Python.
 
     Attributes:
-        sigma: standard deviation of the noise in units of the pixel range: one for all modalities,
-            or one for each that is smoothed.
+        sigma: standard deviation of the noise in units of the modality, as epsilon is: one for all, or
+            one for each that is smoothed.
         model, dataset, weights, defenses, device: as in ``RunConfig``.
         n0: noisy copies from which the answer is guessed.
         n: fresh copies on which the guess is tested.
@@ -121,54 +122,69 @@ def certify(config: CertifyConfig) -> Certified:
 
     Raises:
         UserError: anything in the config, data or weights that cannot be used; a random model that
-            shares its draws within a batch.
+            shares its draws within a batch; too few copies for any certificate.
     """
     config = build(CertifyConfig, dict(vars(config)), "CertifyConfig")
-    out = Path(config.out)
-    board = Path(config.leaderboard) if config.leaderboard else out / "certified.csv"
-    whole, split = load_split(config.dataset, config.samples)
-    loaded = load_trained(config, whole)
+    out = Path(config.out).expanduser()
+    board = Path(config.leaderboard).expanduser() if config.leaderboard else out / "certified.csv"
+    require_model(config.model)
+    whole = load_dataset(config.dataset, "test")
+    split = subset(whole, config.samples)
     smoothing = _smoothing(config, split.info)
+    _require_enough_copies(smoothing, len(split.info.heads))
+    subject = load_subject(config, whole)
+    loaded = subject.loaded
     _require_independent_copies(loaded)
-    leaderboard.check_header(board, certificate.COLUMNS)
-    for folder in (out, board.parent):
-        require_writable(folder)
     stored = _stored_config(config, split, loaded, smoothing)
-    release = version("robustbench-med")
-    run_id = identify(stored, card_model(loaded.config), loaded.weights_sha256, split.fingerprint, release)
-    folder = out / folder_name(loaded.config.label, "certify", config.dataset, run_id)
+    code = code_of((*ROOTS, *modules_of(loaded.model, loaded.config)), ("scipy",))
+    name = identify(stored, loaded.config, loaded.weights_sha256, split.fingerprint, code)
+    called = folder_name(loaded.config.label, "certify", config.dataset, name)
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    with FileLock(out / f".{folder.name}.lock"):
+    with run_folder(out, board, certificate.COLUMNS, called) as folder:
         votes = _counted(loaded, split, smoothing, config.device, folder / "parts")
         found = certificates(votes, split, smoothing)
         accuracy = certified_accuracy(found, split, stored["radii"])
+        macs = multiply_accumulates(loaded.fresh(), split.info, subject.least)
         record = {
-            "run": run_id,
+            "schema": SCHEMA,
+            "run": name,
             "config": stored,
-            "model": describe_model(loaded, split),
+            "model": describe_model(loaded, loaded.model, macs),
             "dataset": describe_dataset(split),
             "certificate": _terms(smoothing, split.info),
             "accuracy": _summaries(found, accuracy),
             "samples": _per_sample(votes, found, split),
             "cost": {"forward_passes": len(split) * (smoothing.n0 + smoothing.n)},
             "seed": smoothing.seed,
-            "versions": versions() | {"scipy": version("scipy")},
+            "code": code,
             "started": started,
         }
         write_json(folder / "record.json", record)
         leaderboard.append(board, certificate.row(record), certificate.COLUMNS)
-        shutil.rmtree(folder / "parts")
+        shutil.rmtree(folder / "parts", ignore_errors=True)
     return Certified(accuracy, record, folder, board)
 
 
 def _smoothing(config: CertifyConfig, info: DatasetInfo) -> Smoothing:
-    names = [modality.name for modality in info.modalities]
+    names = [m.name for m in info.modalities if m.mutable is None or m.mutable.any()]
     sigmas = config.sigma if isinstance(config.sigma, Mapping) else dict.fromkeys(names, config.sigma)
     for name in sigmas:
         if name not in names:
             raise unknown("modality", name, names)
     ordered = {name: float(sigmas[name]) for name in names if name in sigmas}
     return Smoothing(ordered, config.n0, config.n, config.alpha, config.batch_size, config.seed)
+
+
+def _require_enough_copies(smoothing: Smoothing, heads: int) -> None:
+    """Refuse, before counting, what even copies that all agree could not certify."""
+    most = certified_radius(smoothing.n, smoothing.n, smoothing.alpha / heads, smoothing.sigma)
+    if isfinite(most):
+        return
+    enough = ceil(log(smoothing.alpha / heads) / log(0.5)) + 1
+    raise UserError(
+        f"n is {smoothing.n}: with alpha {smoothing.alpha:g} and {heads} heads not even copies that agree "
+        f"certify anything; take --n {enough} or more, such as 1000"
+    )
 
 
 def _require_independent_copies(loaded: LoadedModel) -> None:
@@ -186,12 +202,11 @@ def _stored_config(
     stored = asdict(config)
     for name in ("out", "leaderboard", "weights"):
         del stored[name]
-    given = loaded.config.added[len(loaded.config.added) - len(config.defenses) :]
     return stored | {
         "sigma": dict(smoothing.sigmas),
         "radii": list(config.radii or default_radii(smoothing)),
         "samples": len(split),
-        "defenses": [asdict(defense) for defense in given],
+        "defenses": given_defenses(config.defenses, loaded),
     }
 
 
@@ -200,7 +215,7 @@ def _counted(
 ) -> list[Votes]:
     with progress_bar() as bar:
         task = bar.add_task(f"certifying {loaded.config.label}", total=len(split))
-        return count_all(loaded.model, split, smoothing, device, parts, lambda: bar.advance(task))
+        return count_all(loaded.fresh(), split, smoothing, device, parts, lambda: bar.advance(task))
 
 
 def _terms(smoothing: Smoothing, info: DatasetInfo) -> dict[str, Any]:
@@ -215,8 +230,8 @@ def _terms(smoothing: Smoothing, info: DatasetInfo) -> dict[str, Any]:
         "n0": smoothing.n0,
         "n": smoothing.n,
         "alpha": smoothing.alpha,
-        ANY: f"every head certified at alpha / {len(info.tasks)}",
-        "set": "sum over modalities of (l2 length / sigma)^2 below (radius / smallest sigma)^2",
+        EVERY: f"every question certified at alpha / {sum(len(head.questions) for head in info.heads)}",
+        "set": "sum over modalities of (l2 length in its units / sigma)^2 below (radius / least sigma)^2",
         "abstentions": "count as wrong",
         "largest_radius": certified_radius(smoothing.n, smoothing.n, smoothing.alpha, smoothing.sigma),
     }
@@ -232,8 +247,10 @@ def _summaries(
     return {
         head: {
             "certified": [{"radius": r, **asdict(value)} for r, value in by_radius.items()],
-            "abstained": float(np.isnan(found.radii[head]).mean()),
-            "average_radius": float(np.where(found.certified(head, 0), found.radii[head], 0).mean()),
+            "abstained": float(np.isnan(found.radii[head][found.known[head]]).mean()),
+            "average_radius": float(
+                np.where(found.certified(head, 0), found.radii[head], 0)[found.known[head]].mean()
+            ),
         }
         for head, by_radius in accuracy.items()
     }
@@ -245,7 +262,7 @@ def _per_sample(votes: Sequence[Votes], found: Certificates, split: Split) -> li
         {
             "id": split.ids[i],
             **asdict(vote),
-            "radius": {h: None if np.isnan(r[i]) else float(r[i]) for h, r in found.radii.items()},
+            "radius": {h: float(r[i]) if np.isfinite(r[i]) else None for h, r in found.radii.items()},
         }
         for i, vote in enumerate(votes)
     ]

@@ -1,106 +1,66 @@
-"""Robust accuracy over epsilon, the area below it, and the median minimum perturbation."""
+"""``robmed curve``: robust accuracy over epsilon."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from robustbench_med.api.objective import Goal
-from robustbench_med.evaluation.outcomes import Outcomes
-from robustbench_med.evaluation.prepare import RunConfig
-from robustbench_med.measure.accuracy import correct
-from robustbench_med.measure.statistics import Estimate
+from robustbench_med.evaluation.adversary import DEFAULT_RADII, radii_of
+from robustbench_med.evaluation.prepare import RunConfig, prepare
+from robustbench_med.measure.curve import EpsilonCurve, curve_of
 from robustbench_med.reporting.curve import draw
-from robustbench_med.studies.run import Result, folder_name, run
+from robustbench_med.studies.records import folder_name
+from robustbench_med.studies.run import checked, require_single, run_prepared
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import sha256_json, write_json
 
-LINF_GRID = tuple(k / 255 for k in (0.5, 1, 2, 4, 8))  # evaluation.md, section 1
+LINF_GRID = tuple(k / 255 for k in (0.5, 1, 2, 4, 8))  # docs/method.md, "Threat model"
 
 
-@dataclass(frozen=True)
-class EpsilonCurve:
-    """Accuracy over the radius.
-
-    Attributes:
-        radii: from 0 (clean) upwards.
-        accuracy: by head and under the goals' names, one estimate a radius.
-        headline: which of them the attack aimed at.
-        area: mean accuracy over all radii up to the largest (trapezoids), in [0, 1].
-        median: between which radii the sample in the middle breaks: the smallest radius on the grid
-            at which less than half of the scoring draws of a sample are right. The upper end is
-            None when half of the samples survive the largest radius.
-        runs: of the records behind it, one a positive radius.
-        folder: where curve.json and curve.png lie.
-    """
-
-    title: str
-    norm: str
-    radii: tuple[float, ...]
-    accuracy: Mapping[str, tuple[Estimate, ...]]
-    headline: str
-    area: float
-    median: tuple[float, float | None]
-    runs: tuple[str, ...]
-    folder: Path
-
-
-def epsilon_curve(config: RunConfig, radii: Sequence[float] = (), audited: str | None = None) -> EpsilonCurve:
+def epsilon_curve(
+    config: RunConfig, radii: Sequence[float] = (), audited: str | None = None
+) -> tuple[EpsilonCurve, Path]:
     """Run the same attack at each radius. Every run has its record and row; finished ones are not repeated.
 
     Args:
-        config: its ``eps`` is not used.
-        radii: of every attacked modality; half, 1, 2, 4 and 8 / 255 for Linf when not given.
+        config: its ``eps`` says how the radii of the modalities compare; all are scaled together.
+        radii: of the first attacked modality that is no table (of the first, if all are); half, 1, 2, 4 and
+            8 / 255 for Linf when not given, or as many times a table's default.
+
+    Returns:
+        The curve, and the folder with curve.json and curve.png.
 
     Raises:
         UserError: see ``robustbench_med.studies.run.run``; no radii for an L2 norm, or one that is 0.
     """
-    chosen = tuple(sorted(set(radii or (LINF_GRID if config.norm == "linf" else ()))))
-    if not chosen or chosen[0] <= 0:
+    config = checked(config)
+    require_single(config, "a curve")
+    if not radii and config.norm != "linf":
         raise UserError("curve needs radii above 0 (for L2 norms it has none of its own): --radii 0.25,0.5,1")
-    results = [run(replace(config, eps=radius), audited, reuse=True) for radius in chosen]
-    first = results[0]
-    headline, label = first.record["headline"], first.record["model"]["label"]
-    accuracy = {
-        name: (value.clean, *(result.accuracy[name].robust for result in results))
-        for name, value in first.accuracy.items()
-    }
-    grid, runs = (0.0, *chosen), tuple(result.record["run"] for result in results)
-    dataset = first.record["dataset"]["name"]
-    name = folder_name(label, "curve", dataset, sha256_json(runs)[:12])
-    heights = [estimate.value for estimate in accuracy[headline]]
-    curve = EpsilonCurve(
-        title=f"{label} on {dataset} under {first.record['attack']['name']}",
-        norm=config.norm,
-        radii=grid,
-        accuracy=accuracy,
-        headline=headline,
-        area=float(np.trapezoid(heights, grid) / grid[-1]),
-        median=_median(results, grid),
-        runs=runs,
-        folder=Path(config.out) / name,
-    )
-    write_json(curve.folder / "curve.json", asdict(replace(curve, folder=Path(name))) | {"folder": name})
-    draw(curve, curve.folder / "curve.png")
-    return curve
+    first = prepare(replace(config, eps=config.eps or (None if config.norm == "linf" else 1.0)))
+    modalities = {m.name: m for m in first.plan.split.info.modalities}
+    base = radii_of(first.config.eps, config.norm, config.modality, list(modalities.values()))
+    of = next((name for name in base if modalities[name].kind != "table"), next(iter(base)))
+    grid = LINF_GRID if modalities[of].kind != "table" else _scaled(LINF_GRID)
+    chosen = tuple(sorted(set(radii or grid)))
+    if chosen[0] <= 0:
+        raise UserError("curve needs radii above 0: --radii 1/255,2/255")
+    if base[of] == 0:
+        raise UserError(f"curve: the radius of {of!r} is 0, so the others cannot be scaled with it")
+    records, out = [], Path(config.out).expanduser()
+    for radius in chosen:
+        eps = {name: epsilon * radius / base[of] for name, epsilon in base.items()} | {of: radius}
+        prepared = prepare(replace(config, eps=eps), first.subject)
+        records.append(run_prepared(prepared, audited, reuse=True).record)
+    curve = curve_of(records, chosen, of)
+    label, dataset = records[0]["model"]["label"], records[0]["dataset"]["name"]
+    folder = out / folder_name(label, "curve", dataset, sha256_json(curve.runs)[:12])
+    write_json(folder / "curve.json", curve.as_record() | {"folder": folder.name})
+    draw(curve, folder / "curve.png")
+    return curve, folder
 
 
-def _median(results: Sequence[Result], grid: Sequence[float]) -> tuple[float, float | None]:
-    """The radii between which half of the samples have broken."""
-    broken: list[NDArray[np.bool_]] = []
-    for result in results:
-        outcomes = Outcomes.load(result.folder / "outcomes.npz")
-        goal, key = Goal(result.record["threat_model"]["goal"]), result.record["headline"]
-        if not broken:
-            broken.append(correct(outcomes.clean, outcomes.labels, goal)[key].mean(0) < 0.5)
-        now = correct(outcomes.adversarial, outcomes.labels, goal)[key].mean(0) < 0.5
-        broken.append(broken[-1] | now)  # what breaks within a ball breaks within a larger one
-    shares = [float(b.mean()) for b in broken]
-    reached = next((i for i, share in enumerate(shares) if share >= 0.5), None)
-    if reached is None:
-        return grid[-1], None
-    return (grid[max(reached - 1, 0)], grid[reached])
+def _scaled(grid: Sequence[float]) -> tuple[float, ...]:
+    """The grid of images as one of tables, whose default radius is another."""
+    return tuple(r * DEFAULT_RADII["table"] / DEFAULT_RADII["image"] for r in grid)

@@ -1,119 +1,97 @@
-"""What each modality does to each head: attacked alone, together, or missing (evaluation.md, section 5)."""
+"""``robmed modalities``: each modality attacked alone, all together, each one missing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from robustbench_med.evaluation import scoring
-from robustbench_med.evaluation.batches import Plan, load_batch
-from robustbench_med.evaluation.prepare import RunConfig, prepare
+from robustbench_med.api.data import DatasetInfo
+from robustbench_med.evaluation.plan import Plan, load_batch
+from robustbench_med.evaluation.prepare import Prepared, RunConfig, prepare
+from robustbench_med.evaluation.scoring import scores
 from robustbench_med.measure import statistics
-from robustbench_med.measure.accuracy import correct
+from robustbench_med.measure.accuracy import answers, judged
+from robustbench_med.measure.modalities import ModalityTable, Situation, modality_table_of
 from robustbench_med.measure.statistics import Estimate
-from robustbench_med.studies.run import folder_name, run
+from robustbench_med.reporting.modalities import draw
+from robustbench_med.studies.records import folder_name
+from robustbench_med.studies.run import checked, require_single, run_prepared
 from robustbench_med.util.files import sha256_json, write_json
 
 
-@dataclass(frozen=True)
-class Row:
-    """Accuracy of every head, and of all at once, in one situation.
-
-    Attributes:
-        situation: "clean", "attacked" or "missing".
-        modalities: to which that applies.
-        goal: of the attack; "" where there is none.
-        run: of the attack's record; "" where there is none.
-    """
-
-    situation: str
-    modalities: tuple[str, ...]
-    goal: str
-    accuracy: Mapping[str, Estimate]
-    run: str = ""
-
-
-@dataclass(frozen=True)
-class ModalityTable:
-    """All situations, and what unrelated images do to each other's heads.
-
-    Attributes:
-        leakage: for unpaired data, by "modality -> head": the accuracy that the head loses when only
-            an image is attacked that its label is not about. A net that kept unrelated patients
-            apart would lose nothing.
-        folder: where modalities.json lies.
-    """
-
-    title: str
-    rows: tuple[Row, ...]
-    leakage: Mapping[str, float]
-    folder: Path
-
-
-def modality_table(config: RunConfig, audited: str | None = None) -> ModalityTable:
+def modality_table(config: RunConfig, audited: str | None = None) -> tuple[ModalityTable, Path]:
     """Attack each modality alone, then all together; take each away; for unpaired data, measure leakage.
 
     Every attack is a run of its own, with record and row; finished ones are not repeated. A missing
-    modality is a black image.
+    image, volume or signal has its lowest value everywhere; a missing table the middle of its range. What
+    nothing of can be changed is not attacked.
+
+    Returns:
+        The table, and the folder with modalities.json and modalities.png.
 
     Raises:
         UserError: see ``robustbench_med.studies.run.run``.
     """
-    loaded, plan = prepare(config)
-    info, names = plan.split.info, [m.name for m in plan.split.info.modalities]
-    alone = [(name,) for name in names] if len(names) > 1 else []
-    attacked = [_attacked(replace(config, modality=chosen), audited) for chosen in (*alone, tuple(names))]
+    config = checked(config)
+    require_single(config, "the table of modalities")
+    first = prepare(config)
+    info = first.plan.split.info
+    names = [m.name for m in info.modalities if m.mutable is None or m.mutable.any()]
+    sets = [*([(name,) for name in names] if len(names) > 1 else []), tuple(names)]
+    attacked = [_attacked(first, replace(config, modality=chosen), audited) for chosen in sets]
     foreign = [
-        _attacked(replace(config, modality=(name,), head=task.name), audited)
-        for task in info.tasks
-        for name in names
-        if info.pairing == "unpaired" and name not in task.modalities
+        _attacked(first, replace(config, modality=(name,), head=head), audited)
+        for head, name in _foreign(info, names)
     ]
-    clean = Row("clean", (), "", _accuracy(plan, None))
-    rows = (clean, *attacked, *(Row("missing", (n,), "", _accuracy(plan, n)) for n in names), *foreign)
-    leakage = {
-        f"{row.modalities[0]} -> {row.goal}": clean.accuracy[row.goal].value - row.accuracy[row.goal].value
-        for row in foreign
-    }
-    name = folder_name(
-        loaded.config.label, "modalities", info.name, sha256_json([row.run for row in attacked])[:12]
-    )
-    table = ModalityTable(f"{loaded.config.label} on {info.name}", rows, leakage, Path(config.out) / name)
-    write_json(table.folder / "modalities.json", _as_json(table))
-    return table
+    clean = Situation("clean", (), "", _accuracy(first.plan, None))
+    missing = [Situation("missing", (m.name,), "", _accuracy(first.plan, m.name)) for m in info.modalities]
+    label = first.loaded.config.label
+    table = modality_table_of(f"{label} on {info.name}", (clean, *attacked, *missing, *foreign))
+    run_ids = sha256_json([row.run for row in attacked])[:12]
+    folder = Path(config.out).expanduser() / folder_name(label, "modalities", info.name, run_ids)
+    write_json(folder / "modalities.json", table.as_record())
+    draw(table, folder / "modalities.png")
+    return table, folder
 
 
-def _attacked(config: RunConfig, audited: str | None) -> Row:
-    result = run(config, audited, reuse=True)
+def _foreign(info: DatasetInfo, names: list[str]) -> list[tuple[str, str]]:
+    """Heads, each with a modality of somebody else."""
+    if info.pairing != "unpaired":
+        return []
+    return [(head.name, name) for head in info.heads for name in names if name not in head.modalities]
+
+
+def _attacked(first: Prepared, config: RunConfig, audited: str | None) -> Situation:
+    eps = config.eps
+    if isinstance(eps, dict):  # radii of modalities that are not attacked now
+        config = replace(config, eps={name: eps[name] for name in config.modality if name in eps})
+    result = run_prepared(prepare(config, first.subject), audited, reuse=True)
     accuracy = {name: value.robust for name, value in result.accuracy.items()}
-    return Row("attacked", config.modality, config.head, accuracy, result.record["run"])
+    return Situation("attacked", config.modality, config.head, accuracy, result.record["run"])
 
 
 def _accuracy(plan: Plan, missing: str | None) -> dict[str, Estimate]:
-    """On unattacked images, one modality black if one is named."""
-    plan.model.eval()
-    parts = []
+    """On unattacked inputs, without one modality if one is named."""
+    model, parts = plan.fresh(), []
     for index in plan.batches:
         batch = load_batch(plan.split, index, plan.device)
-        inputs = {n: torch.zeros_like(x) if n == missing else x for n, x in batch.inputs.items()}
-        parts.append(scoring.logits(plan.model, inputs, plan.draws, plan.seed, "clean", *batch.ids))
-    logits = {task: torch.cat([p[task] for p in parts], 1).numpy() for task in parts[0]}
-    right = correct(logits, {t.name: plan.split.labels[t.name] for t in plan.split.info.tasks}, plan.goal)
+        inputs = dict(batch.inputs)
+        if missing is not None:
+            modality = plan.split.info.modality(missing)
+            low, high = (torch.as_tensor(b, dtype=torch.float32) for b in (modality.low, modality.high))
+            blank = (low + high) / 2 if modality.kind == "table" else low
+            inputs[missing] = blank.to(batch.device).expand_as(inputs[missing]).clone()
+        parts.append(scores(model, inputs, plan.draws, plan.seed, "clean", batch.ids))
+    found = {head: torch.cat([p[head] for p in parts], 1).numpy() for head in parts[0]}
     place = np.concatenate([np.full(len(index), number) for number, index in enumerate(plan.batches)])
-    shared_by = plan.model.draws_shared_by
-    return {
-        name: statistics.accuracy(hits, plan.split.groups, place, shared_by) for name, hits in right.items()
-    }
-
-
-def _as_json(table: ModalityTable) -> dict[str, Any]:
-    return {
-        "title": table.title,
-        "rows": [asdict(row) for row in table.rows],
-        "leakage": dict(table.leakage),
-    }
+    shared_by, groups = plan.model.draws_shared_by, np.asarray(plan.split.groups)
+    out = {}
+    for name, each in judged(answers(found, plan.split.labels, plan.goal.heads), plan.goal).items():
+        some = np.flatnonzero(each.known)
+        if len(some):
+            right = each.right[:, some]
+            out[name] = statistics.accuracy(right, groups[some].tolist(), place[some], shared_by)
+    return out

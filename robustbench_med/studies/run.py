@@ -1,44 +1,38 @@
-"""One run, from a config to a row: data and model, threat model, attack, scoring, record."""
+"""One run, from a config to a row: data and model, threat model, attack, scoring, audit, record."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from robustbench_med.audit import CHEAP_SAMPLES, Audit, AuditConfig, Bench, Thresholds, audit, converged
 from robustbench_med.audit.draws import Curve, converge
-from robustbench_med.evaluation.adversary import (
-    attack_class,
-    make_attack,
-)
-from robustbench_med.evaluation.batches import Plan, evaluate, worst_case
+from robustbench_med.evaluation.adversary import make_attack
+from robustbench_med.evaluation.batches import evaluate
+from robustbench_med.evaluation.identity import code_of, code_of_run, identify
 from robustbench_med.evaluation.outcomes import Outcomes
-from robustbench_med.evaluation.prepare import (
-    RunConfig,
-    prepare,
-)
+from robustbench_med.evaluation.plan import Plan
+from robustbench_med.evaluation.prepare import Prepared, RunConfig, prepare, prepare_all
 from robustbench_med.measure import metrics
-from robustbench_med.measure.accuracy import Accuracy, accuracies, correct, headline
-from robustbench_med.models.load import (
-    LoadedModel,
-    card_model,
-)
+from robustbench_med.measure.accuracy import Accuracy, accuracies
+from robustbench_med.measure.samples import Samples
+from robustbench_med.measure.worst import worst_case
+from robustbench_med.models.load import multiply_accumulates
 from robustbench_med.reporting import leaderboard
-from robustbench_med.reporting.picture import draw, draw_curve
-from robustbench_med.reporting.record import ensemble_record, identify, record
+from robustbench_med.reporting.picture import draw, draw_draws
+from robustbench_med.reporting.record import ensemble_record, record
+from robustbench_med.studies.records import folder_name, read_record, run_folder
 from robustbench_med.util.config import build, find, read_yaml
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import read_json, require_writable, sha256_json, write_json
-from robustbench_med.util.progress import progress_bar
+from robustbench_med.util.files import sha256_json, write_json
+from robustbench_med.util.progress import progress_bar, warn
+
+__all__ = ["Result", "RunConfig", "audit_config", "run", "run_all", "run_id", "run_prepared"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,7 @@ class Result:
     """What a run produced.
 
     Attributes:
-        accuracy: per task and under ``record.ANY``.
+        accuracy: by head, question, and all heads together (``measure.accuracy.EVERY``).
         record: the JSON record, as written to ``folder``.
         folder: record.json, outcomes.npz, and picture.png (an ensemble has no picture of its own).
         leaderboard: the CSV that holds the row.
@@ -66,115 +60,88 @@ def run(config: RunConfig, audited: str | None = None, reuse: bool = False) -> R
     Args:
         audited: name (``configs/audit``) or path of an audit; its checks are then all made, and of a
             finished run nothing else. Those that are cheap are always made.
-        reuse: read back the same run if it is finished, instead of making it again.
+        reuse: read back the same run, made by the same code, if it is finished, instead of making it again.
 
     Raises:
         UserError: anything in the config, data or weights that cannot be used.
     """
-    # Python callers get the checks that flags and YAML get ("4/255", names, types).
-    config = build(
+    return run_prepared(prepare(checked(config)), audited, reuse)
+
+
+def checked(config: RunConfig) -> RunConfig:
+    """A config from Python with the checks that flags and YAML get ("4/255", names, types)."""
+    return build(
         RunConfig, {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, "RunConfig"
     )
-    if audited is not None:
-        audit_config(audited)  # what is wrong with it is said before the run, not after
-    out = Path(config.out)
-    board = Path(config.leaderboard) if config.leaderboard else out / "leaderboard.csv"
-    loaded, plan = prepare(config)
-    leaderboard.check_header(board)
-    for folder in (out, board.parent):
-        require_writable(folder)
-    stored = _stored_config(config, plan, loaded)
-    run_id = _run_id(stored, plan, loaded)
-    folder = out / folder_name(loaded.config.label, config.attack, config.dataset, run_id)
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    # Two equal runs at once take turns: they would share their parts.
-    with FileLock(out / f".{folder.name}.lock"):
-        if reuse and (finished := _finished(folder, board, audited)):
-            return finished
-        if audited is not None and (folder / "record.json").exists():
-            curve, outcomes, started = _made(folder)
-        else:
-            curve, outcomes = _make(plan, folder, loaded.config.label, stored["eot"] == "auto")
-        if curve is not None:
-            plan = replace(plan, eot=curve.draws)
-        measured = accuracies(outcomes, plan)
-        findings = _audited(plan, outcomes, folder / "audit", audited)
-        if curve is not None:
-            findings = replace(findings, findings=(*findings.findings, converged(curve)))
-        further = metrics.describe(outcomes, plan)
-        checked = {"config": audited, **findings.as_record()}
-        if audited is None:
-            checked = _audit_before(folder, measured) or checked
-        result = record(run_id, stored, plan, loaded, outcomes, measured, further, checked, started)
-        if curve is not None:
-            result["eot_curve"] = curve.as_record()
-            draw_curve(curve, folder / "eot.png")
-        draw(outcomes, plan, folder / "picture.png")
-        outcomes.save(folder / "outcomes.npz")
-        write_json(folder / "record.json", result)
-        leaderboard.append(board, leaderboard.row(result))
-        for parts in ("parts", "audit", "eot"):
-            shutil.rmtree(folder / parts, ignore_errors=True)
-    return Result(measured, result, folder, board)
 
 
-def _finished(folder: Path, board: Path, audited: str | None) -> Result | None:
-    """The run that lies in ``folder``; None if it is not there or was not audited as is asked."""
-    if not (folder / "record.json").exists():
-        return None
-    result = read_json(folder / "record.json")
-    if audited is not None and result["audit"].get("config") != audited:
-        return None
-    if not leaderboard.holds(board, result["run"]):
-        leaderboard.append(board, leaderboard.row(result))
-    measured = {name: Accuracy.from_record(value) for name, value in result["accuracy"].items()}
-    return Result(measured, result, folder, board)
+def run_all(config: RunConfig, audited: str | None = None) -> list[Result]:
+    """Run each attack of a comma-separated list, and with several their per-sample worst case.
 
-
-def _make(plan: Plan, folder: Path, label: str, auto: bool) -> tuple[Curve | None, Outcomes]:
-    """The search for EOT draws, if it is asked for, and the attack with its scoring."""
-    curve = _searched(plan, folder / "eot") if auto else None
-    if curve is not None:
-        plan = replace(plan, eot=curve.draws)
-    return curve, _evaluated(plan, folder, f"{label} under {plan.name}")
-
-
-def _made(folder: Path) -> tuple[Curve | None, Outcomes, str]:
-    """What a finished run found, and when it was started; an audit asks no attack for it again."""
-    before = read_json(folder / "record.json")
-    curve = Curve.from_record(before["eot_curve"]) if "eot_curve" in before else None
-    return curve, Outcomes.load(folder / "outcomes.npz"), before["started"]
-
-
-def _audit_before(folder: Path, measured: Mapping[str, Accuracy]) -> dict[str, Any] | None:
-    """The complete audit of this run when it was made before and came to the same accuracies."""
-    if not (folder / "record.json").exists():
-        return None
-    before = read_json(folder / "record.json")
-    same = before["accuracy"] == {name: asdict(value) for name, value in measured.items()}
-    kept: dict[str, Any] | None = before["audit"] if same and before["audit"]["complete"] else None
-    return kept
-
-
-def _run_id(stored: Mapping[str, Any], plan: Plan, loaded: LoadedModel) -> str:
-    release = version("robustbench-med")
-    return identify(stored, card_model(loaded.config), loaded.weights_sha256, plan.split.fingerprint, release)
-
-
-def run_id(config: RunConfig) -> str:
-    """The name that ``run`` gives this run.
+    The attacks are run by rising name; with several, those that are finished are read back.
 
     Raises:
-        UserError: see ``run``.
+        UserError: see ``run``; an option that none of the attacks has.
     """
-    loaded, plan = prepare(config)
-    return _run_id(_stored_config(config, plan, loaded), plan, loaded)
+    each = prepare_all(checked(config))
+    if len(each) == 1:
+        return [run_prepared(each[0], audited)]
+    results = [run_prepared(prepared, audited, reuse=True) for prepared in each]
+    return [*results, _ensemble(results, each[0].plan)]
 
 
-def _searched(plan: Plan, folder: Path) -> Curve:
-    with progress_bar() as bar:
-        task = bar.add_task("EOT auto", total=None)
-        return converge(plan, folder, lambda title: bar.update(task, description=f"auto: {title}"))
+def run_prepared(prepared: Prepared, audited: str | None = None, reuse: bool = False) -> Result:
+    """``run`` on objects that are there already."""
+    checks = audit_config(audited or "default")  # what is wrong with it is said before the run, not after
+    config, plan = prepared.config, prepared.plan
+    out, board = places(config)
+    code = code_of_run(prepared)
+    name = _id(prepared, code)
+    called = folder_name(prepared.loaded.config.label, config.attack, config.dataset, name)
+    with run_folder(out, board, leaderboard.COLUMNS, called) as folder:
+        before = read_record(folder) if (folder / "record.json").exists() else None
+        if reuse and before is not None and _serves(before, audited):
+            return _read_back(before, folder, board)
+        work = _Work(prepared, folder, checks, audited)
+        made = work.make(before)
+        samples = Samples.of(made.outcomes, plan.goal, plan.model.draws_shared_by)
+        result = record(
+            name,
+            replace(prepared, plan=made.plan),
+            code,
+            made.outcomes,
+            made.measured,
+            metrics.describe(made.outcomes, plan.goal, samples.draws_shared_by, plan.split.subgroups),
+            samples,
+            made.audit,
+            multiply_accumulates(plan.fresh(), plan.split.info, plan.least),
+            made.started,
+        )
+        if made.curve is not None:
+            result["eot_curve"] = made.curve.as_record()
+        made.outcomes.save(folder / "outcomes.npz")
+        write_json(folder / "record.json", result)
+        leaderboard.append(board, leaderboard.row(result))
+        work.draw(made)
+        work.clean()
+    return Result(made.measured, result, folder, board)
+
+
+def places(config: RunConfig) -> tuple[Path, Path]:
+    """The folder of run folders and the leaderboard of a config."""
+    out = Path(config.out).expanduser()
+    board = Path(config.leaderboard).expanduser() if config.leaderboard else out / "leaderboard.csv"
+    return out, board
+
+
+def run_id(prepared: Prepared) -> str:
+    """The name that this run gets."""
+    return _id(prepared, code_of_run(prepared))
+
+
+def _id(prepared: Prepared, code: Mapping[str, Any]) -> str:
+    loaded, split = prepared.loaded, prepared.plan.split
+    return identify(prepared.stored, loaded.config, loaded.weights_sha256, split.fingerprint, code)
 
 
 def audit_config(name: str) -> AuditConfig:
@@ -187,102 +154,148 @@ def audit_config(name: str) -> AuditConfig:
     return build(AuditConfig, read_yaml(path), str(path))
 
 
-def _audited(plan: Plan, outcomes: Outcomes, folder: Path, audited: str | None) -> Audit:
-    complete = audited is not None
-    checks = audit_config(audited or "default")
-    if not complete:
-        checks = replace(checks, samples=CHEAP_SAMPLES)
-
-    with progress_bar() as bar:
-        task = bar.add_task("audit", total=None)
-
-        def announce(title: str) -> None:
-            bar.update(task, description=f"audit: {title}")
-
-        return audit(Bench(plan, outcomes, checks, make_attack, folder, announce, Thresholds()), complete)
+def _audit_code() -> str:
+    """A hash of the audit's sources: a verdict is no better than the checks behind it."""
+    return str(code_of(("robustbench_med.audit",))["sources"])
 
 
-def run_all(config: RunConfig, audited: str | None = None) -> list[Result]:
-    """Run each attack of a comma-separated list, and with several their per-sample worst case.
+def _serves(before: Mapping[str, Any], audited: str | None) -> bool:
+    """Whether a finished run was audited as is asked, by the audit as it is now."""
+    found = before["audit"]
+    return audited is None or (found.get("config") == audited and found.get("code") == _audit_code())
 
-    Every attack gets those of ``attack_options`` that it has.
 
-    Raises:
-        UserError: see ``run``; an option that none of the attacks has.
+def _read_back(before: Mapping[str, Any], folder: Path, board: Path) -> Result:
+    if not leaderboard.holds(board, before["run"]):
+        leaderboard.append(board, leaderboard.row(before))
+    measured = {name: Accuracy.from_record(value) for name, value in before["accuracy"].items()}
+    return Result(measured, before, folder, board)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a run found.
+
+    Attributes:
+        plan: with as many EOT draws as were used.
+        curve: of the search for them, if there was one.
+        audit: for the record.
     """
-    names = [name.strip() for name in config.attack.split(",")]
-    if len(names) == 1:
-        return [run(config, audited)]
-    if len(set(names)) < len(names):
-        raise UserError(f"attack {config.attack!r} names an attack twice; drop one")
-    options = {
-        name: {f.name for f in dataclasses.fields(attack_class(name))}  # type: ignore[arg-type]
-        for name in names
-    }
-    for option in config.attack_options:
-        if not any(option in known for known in options.values()):
-            raise UserError(f"none of {config.attack} has the option {option!r}; drop it")
-    configs = [
-        replace(
-            config,
-            attack=name,
-            attack_options={k: v for k, v in config.attack_options.items() if k in options[name]},
-        )
-        for name in names
-    ]
-    plans = [prepare(each)[1] for each in configs]  # what is wrong with the last is said before the first
-    results = [run(each, audited) for each in configs]
-    return [*results, _ensemble(results, plans[0])]
+
+    plan: Plan
+    curve: Curve | None
+    outcomes: Outcomes
+    measured: Mapping[str, Accuracy]
+    audit: Mapping[str, Any]
+    started: str
 
 
-def _ensemble(results: list[Result], plan: Plan) -> Result:
+@dataclass(frozen=True)
+class _Work:
+    """The work of one run in its folder."""
+
+    prepared: Prepared
+    folder: Path
+    checks: AuditConfig
+    audited: str | None
+
+    def make(self, before: Mapping[str, Any] | None) -> _Made:
+        """Attack and audit; of a run that is finished, and is to be audited, only that.
+
+        Args:
+            before: the record of the finished run, if there is one.
+        """
+        plan, started = self.prepared.plan, datetime.now(UTC).isoformat(timespec="seconds")
+        if before is not None and self.audited is not None:
+            curve = Curve.from_record(before["eot_curve"]) if "eot_curve" in before else None
+            outcomes, started = Outcomes.load(self.folder / "outcomes.npz"), before["started"]
+        else:
+            curve = self._searched(plan) if self.prepared.stored["eot"] == "auto" else None
+            outcomes = self._evaluated(replace(plan, eot=curve.draws) if curve else plan)
+        plan = replace(plan, eot=curve.draws) if curve else plan
+        measured = accuracies(outcomes, plan.goal, plan.model.draws_shared_by)
+        found = self._audited(plan, outcomes)
+        if curve is not None:
+            found = replace(found, findings=(*found.findings, converged(curve)))
+        audit_record = {"config": self.audited, "code": _audit_code(), **found.as_record()}
+        if self.audited is None and before is not None and before["audit"].get("complete"):
+            same = before["accuracy"] == {name: asdict(value) for name, value in measured.items()}
+            audit_record = dict(before["audit"]) if same else audit_record
+        return _Made(plan, curve, outcomes, measured, audit_record, started)
+
+    def _searched(self, plan: Plan) -> Curve:
+        with progress_bar() as bar:
+            task = bar.add_task("EOT auto", total=None)
+            return converge(
+                plan, self.folder / "eot", lambda title: bar.update(task, description=f"auto: {title}")
+            )
+
+    def _evaluated(self, plan: Plan) -> Outcomes:
+        with progress_bar() as bar:
+            task = bar.add_task(
+                f"{self.prepared.loaded.config.label} under {plan.name}", total=len(plan.split)
+            )
+            return evaluate(plan, self.folder / "parts", lambda done: bar.advance(task, done))
+
+    def _audited(self, plan: Plan, outcomes: Outcomes) -> Audit:
+        complete = self.audited is not None
+        checks = self.checks if complete else replace(self.checks, samples=CHEAP_SAMPLES)
+        with progress_bar() as bar:
+            task = bar.add_task("audit", total=None)
+
+            def announce(title: str) -> None:
+                bar.update(task, description=f"audit: {title}")
+
+            bench = Bench(plan, outcomes, checks, make_attack, self.folder / "audit", announce, Thresholds())
+            return audit(bench, complete)
+
+    def draw(self, made: _Made) -> None:
+        """The pictures; the record is on disk, and a picture that fails costs a warning."""
+        loaded = self.prepared.loaded
+        pictures: list[tuple[str, Callable[[Path], None]]] = [
+            (
+                "picture.png",
+                lambda path: draw(made.outcomes, made.plan, made.measured, loaded.config.label, path),
+            )
+        ]
+        if (curve := made.curve) is not None:
+            pictures.append(("eot.png", lambda path: draw_draws(curve, path)))
+        for name, drawn in pictures:
+            try:
+                drawn(self.folder / name)
+            except Exception as error:  # whatever a drawing library does, the run is finished
+                warn(f"{self.folder / name} could not be drawn ({type(error).__name__}: {error})")
+
+    def clean(self) -> None:
+        """Take away what only a killed run goes on from."""
+        for parts in ("parts", "audit", "eot"):
+            shutil.rmtree(self.folder / parts, ignore_errors=True)
+
+
+def _ensemble(results: Sequence[Result], plan: Plan) -> Result:
     """The row of the worst case of ``results``."""
     outcomes = [Outcomes.load(result.folder / "outcomes.npz") for result in results]
-    key = headline(plan.goal)
-    right = [correct(o.adversarial, o.labels, plan.goal)[key] for o in outcomes]
-    worst = worst_case(outcomes, right)
-    measured = accuracies(worst, plan)
-    run_id = sha256_json([result.record["run"] for result in results])[:12]
+    worst, shared_by = worst_case(outcomes, plan.goal), plan.model.draws_shared_by
+    measured = accuracies(worst, plan.goal, shared_by)
     members = [result.record for result in results]
-    made = ensemble_record(run_id, members, measured, metrics.describe(worst, plan))
+    name = sha256_json([member["run"] for member in members])[:12]
+    further = metrics.describe(worst, plan.goal, shared_by, plan.split.subgroups)
+    made = ensemble_record(name, members, measured, further, Samples.of(worst, plan.goal, shared_by))
     board = results[0].leaderboard
-    name = folder_name(made["model"]["label"], "ensemble", made["dataset"]["name"], run_id)
-    folder = results[0].folder.parent / name
-    worst.save(folder / "outcomes.npz")
-    write_json(folder / "record.json", made)
-    leaderboard.append(board, leaderboard.row(made))
-    return Result(measured, made, folder, board)
+    folder = folder_name(made["model"]["label"], "ensemble", made["dataset"]["name"], name)
+    place = results[0].folder.parent / folder
+    worst.save(place / "outcomes.npz")
+    write_json(place / "record.json", made)
+    if not leaderboard.holds(board, name):
+        leaderboard.append(board, leaderboard.row(made))
+    return Result(measured, made, place, board)
 
 
-def _evaluated(plan: Plan, folder: Path, title: str) -> Outcomes:
-    with progress_bar() as bar:
-        task = bar.add_task(title, total=len(plan.split))
-        return evaluate(plan, folder / "parts", lambda done: bar.advance(task, done))
+def require_single(config: RunConfig, what: str) -> None:
+    """Refuse a list of attacks where one is meant.
 
-
-def _stored_config(config: RunConfig, plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
-    """The config with every default filled in, less what changes no number."""
-    stored = asdict(config)
-    for name in ("out", "leaderboard", "weights"):
-        del stored[name]
-    random = plan.model.draws_shared_by != "none"
-    counts = {
-        "eot": "auto" if random and config.eot == "auto" else plan.eot,
-        "draws": plan.draws,
-        "samples": len(plan.split),
-    }
-    # The last of the model's: a model file may have some of its own.
-    given = loaded.config.added[len(loaded.config.added) - len(config.defenses) :]
-    options = asdict(plan.attack)  # type: ignore[call-overload]
-    return stored | counts | {"defenses": [asdict(defense) for defense in given], "attack_options": options}
-
-
-def folder_name(label: str, what: str, dataset: str, run_id: str) -> str:
-    """The folder of a run, without what file systems and shells trip over, and short enough for them.
-
-    Args:
-        label: the model's.
-        what: was done with it.
+    Raises:
+        UserError: several.
     """
-    model = re.sub(r"[^\w.+-]+", "-", label).strip("-")[:120]
-    return f"{model}-{what.replace(':', '-')}-{dataset}-{run_id}"
+    if "," in config.attack:
+        raise UserError(f"{what} takes one attack, not {config.attack!r}")

@@ -1,23 +1,29 @@
-"""A question that takes many runs: models by data sets by protocols, one table and one figure."""
+"""``robmed suite``: a question that takes many runs, models by data sets by protocols."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict
 
+from robustbench_med.api.data import Split
 from robustbench_med.data.catalog import SOURCES, load_dataset
-from robustbench_med.evaluation.prepare import RunConfig
-from robustbench_med.models.load import default_weights, model_names
+from robustbench_med.evaluation.identity import code_of_run, key_of, subject_key
+from robustbench_med.evaluation.prepare import Prepared, RunConfig, load_subject, prepare
+from robustbench_med.models.named import model_names
+from robustbench_med.models.weights import default_weights
 from robustbench_med.reporting import suite as report
-from robustbench_med.studies.run import audit_config, run, run_id
+from robustbench_med.studies.run import audit_config, checked, run_prepared
 from robustbench_med.util.config import build, find, read_yaml
 from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.fields import STRICT
-from robustbench_med.util.files import read_json, write_text
+from robustbench_med.util.files import write_text
+
+Records = dict[tuple[str, str, str], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Entry:
         audit: name or path of an audit; "" for the cheap checks alone.
         samples: at most so many test samples; 0 for all.
         batch_size: see ``RunConfig``.
+        title: of the column; the protocol's name when not given.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -37,6 +44,12 @@ class Entry:
     audit: str = ""
     samples: int = 0
     batch_size: int = 100
+    title: str = ""
+
+    @property
+    def column(self) -> str:
+        """How the table calls it."""
+        return self.title or Path(self.protocol).stem
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,8 @@ class Suite:
         """Read a suite by the name it ships under or its path.
 
         Raises:
-            UserError: unreadable file, unknown option, wrong type, unknown model, data set or protocol.
+            UserError: unreadable file, unknown option, wrong type, unknown model, data set or protocol, two
+                columns of one title.
         """
         path = find("suite", "suites", name)
         suite = build(cls, read_yaml(path), str(path))
@@ -68,6 +82,10 @@ class Suite:
             for each in given:
                 if each not in known:
                     raise unknown(kind, each, known)
+        columns = [entry.column for entry in suite.runs]
+        twice = next((column for column in columns if columns.count(column) > 1), None)
+        if twice is not None:
+            raise UserError(f"{path}: two runs are called {twice!r}; give each a title")
         for entry in suite.runs:
             find("protocol", "protocols", entry.protocol)
             if entry.audit:
@@ -75,14 +93,41 @@ class Suite:
         return suite
 
 
-@dataclass(frozen=True)
+@dataclass
 class SuiteResult:
-    """Records by (data set, model, protocol), and where table and figure lie."""
+    """What a suite found.
 
-    records: Mapping[tuple[str, str, str], Mapping[str, Any]]
-    left_out: tuple[str, ...]
+    Attributes:
+        records: by (data set, model, column).
+        left_out: what has no data or no weights at hand.
+        failed: what ended in an error; the others were run all the same.
+        other_code: published records that were taken over though other code made them.
+        table, figure: where they lie.
+    """
+
     table: Path
     figure: Path
+    records: Records = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    other_code: int = 0
+
+
+@dataclass(frozen=True)
+class _Published:
+    """Records that need not be made again, by what they are about."""
+
+    records: Mapping[str, Mapping[str, Any]]
+    again: bool
+
+    def of(self, prepared: Prepared, entry: Entry) -> tuple[Mapping[str, Any] | None, bool]:
+        """The record of a run, if there is one audited as is asked, and whether other code made it."""
+        record = self.records.get(key_of(prepared))
+        if record is None or (entry.audit and record["audit"].get("config") != entry.audit):
+            return None, False
+        code = code_of_run(prepared)
+        other = any(record["code"][part] != code[part] for part in ("sources", "versions"))
+        return (None if other and self.again else record), other
 
 
 def run_suite(
@@ -90,53 +135,96 @@ def run_suite(
     out: Path,
     device: str = "cpu",
     announce: Callable[[str], None] = lambda _: None,
-    published: Path | None = None,
+    published: Mapping[str, Mapping[str, Any]] | None = None,
+    again: bool = False,
 ) -> SuiteResult:
-    """Run what has data and weights at hand; finished runs are not repeated.
+    """Run what has data and weights at hand; what is finished is not repeated, a failure ends no other run.
 
     Args:
         out: run folders, leaderboard.csv, table.md and figure.png go there.
         announce: told what is run, and what is left out and why.
-        published: folder of records by run; a run that has one, audited as is asked, is not made.
+        published: records; a run that has one, audited as is asked, is not made.
+        again: make those again that other code made.
+
+    Raises:
+        UserError: nothing of the suite can be run.
     """
-    records: dict[tuple[str, str, str], Mapping[str, Any]] = {}
-    left_out = []
+    taken = _Published({subject_key(r): r for r in (published or {}).values()}, again)
+    result = SuiteResult(out / "table.md", out / "figure.png")
     for dataset in suite.datasets:
+        try:
+            whole = load_dataset(dataset, "test")
+        except UserError as error:
+            result.left_out.append(f"{dataset}: {error}")
+            announce(f"left out: {result.left_out[-1]}")
+            continue
         for model in suite.models:
-            try:
-                size = len(load_dataset(dataset, "test"))
-                default_weights(model, dataset)
-            except UserError as error:
-                left_out.append(f"{model} on {dataset}: {error}")
-                announce(f"left out: {left_out[-1]}")
-                continue
-            for entry in suite.runs:
-                config = RunConfig.from_yaml(
-                    entry.protocol,
-                    model=model,
-                    dataset=dataset,
-                    samples=entry.samples if entry.samples < size else 0,
-                    batch_size=entry.batch_size,
-                    device=device,
-                    out=str(out),
-                )
-                found = _published(published, config, entry) if published else None
-                if found is None:
-                    announce(f"{model} on {dataset}, {entry.protocol}")
-                    found = run(config, entry.audit or None, reuse=True).record
-                records[dataset, model, entry.protocol] = found
-    if not records:
+            _run_model(suite, model, whole, result, taken, device, out, announce)
+    if not result.records:
         raise UserError("nothing of this suite has both data and weights at hand")
-    table, figure = out / "table.md", out / "figure.png"
-    write_text(table, report.table(suite.title, records))
-    report.draw(suite.title, records, figure)
-    return SuiteResult(records, tuple(left_out), table, figure)
+    if result.other_code:
+        announce(f"{result.other_code} published records were made by other code; --again makes them anew")
+    write_text(result.table, report.table(suite.title, result.records))
+    report.draw(suite.title, result.records, result.figure)
+    return result
 
 
-def _published(folder: Path, config: RunConfig, entry: Entry) -> Mapping[str, Any] | None:
-    """The record of a run that need not be made; None if there is none, or it was not audited so."""
-    path = folder / f"{run_id(config)}.json"
-    if not path.exists():
-        return None
-    record: Mapping[str, Any] = read_json(path)
-    return record if not entry.audit or record["audit"].get("config") == entry.audit else None
+def _run_model(
+    suite: Suite,
+    model: str,
+    whole: Split,
+    result: SuiteResult,
+    taken: _Published,
+    device: str,
+    out: Path,
+    announce: Callable[[str], None],
+) -> None:
+    """All columns of one model, which is loaded once."""
+    dataset, subject = whole.info.name, None
+    for entry in suite.runs:
+        try:
+            default_weights(model, dataset)
+            config = _config(entry, model, dataset, len(whole), device, out)
+            subject = subject or load_subject(config, whole)
+            prepared = prepare(config, subject)
+        except UserError as error:
+            result.left_out.append(f"{model} on {dataset}: {error}")
+            announce(f"left out: {result.left_out[-1]}")
+            return
+        found, other = taken.of(prepared, entry)
+        result.other_code += other and found is not None
+        if found is None:
+            announce(f"{model} on {dataset}, {entry.column}")
+            found = _run(prepared, entry, result, announce)
+        if found is not None:
+            result.records[dataset, model, entry.column] = found
+
+
+def _config(entry: Entry, model: str, dataset: str, size: int, device: str, out: Path) -> RunConfig:
+    return checked(
+        RunConfig.from_yaml(
+            entry.protocol,
+            model=model,
+            dataset=dataset,
+            samples=entry.samples if entry.samples < size else 0,
+            batch_size=entry.batch_size,
+            device=device,
+            out=str(out),
+        )
+    )
+
+
+def _run(
+    prepared: Prepared, entry: Entry, result: SuiteResult, announce: Callable[[str], None]
+) -> Mapping[str, Any] | None:
+    """One cell; None if it failed, which is said and ends nothing else."""
+    where = f"{prepared.config.model} on {prepared.config.dataset}, {entry.column}"
+    try:
+        return run_prepared(prepared, entry.audit or None, reuse=True).record
+    except UserError as error:
+        result.failed.append(f"{where}: {error}")
+    except Exception as error:  # a bug in one cell: its traceback is kept, the night's work goes on
+        traceback.print_exc()
+        result.failed.append(f"{where}: {type(error).__name__}: {error}")
+    announce(f"FAILED: {result.failed[-1]}")
+    return None

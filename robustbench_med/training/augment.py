@@ -13,6 +13,8 @@ from pydantic import ConfigDict
 from torch import Tensor
 
 from robustbench_med.api.data import DatasetInfo
+from robustbench_med.api.space import Box, per_sample
+from robustbench_med.util.errors import UserError
 from robustbench_med.util.fields import STRICT
 
 
@@ -38,20 +40,44 @@ class Augmentation:
     contrast: float = 0.0
     brightness: float = 0.0
 
+    def __post_init__(self) -> None:
+        limits = {"shift": 1, "rotate": 180, "zoom": 1, "contrast": 1, "brightness": 1}
+        for name, most in limits.items():
+            if not 0 <= getattr(self, name) <= most:
+                raise UserError(f"recipe: augmentation: {name} must be from 0 to {most}")
+
 
 def augment(inputs: Mapping[str, Tensor], how: Augmentation, info: DatasetInfo) -> dict[str, Tensor]:
-    """Draw one geometry per sample, one brightness and contrast per image; stays in [0, 1]."""
+    """Draw one geometry per sample, one brightness and contrast per image or volume; stays in its range.
+
+    A volume is moved within its planes. Signals and tables stay as they are.
+    """
     first = next(iter(inputs.values()))
     theta = geometry(len(first), how, info).to(first.device)
     out = {}
-    for name, images in inputs.items():
-        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-        moved = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    for name, values in inputs.items():
+        modality = info.modality(name)
+        if modality.kind not in ("image", "volume"):
+            out[name] = values
+            continue
+        grid = F.affine_grid(_in_planes(theta, values), list(values.shape), align_corners=False)
+        moved = F.grid_sample(values, grid, padding_mode="reflection", align_corners=False)
         gain, offset = 1 + _uniform(len(first), how.contrast), _uniform(len(first), how.brightness)
-        mean = moved.mean((1, 2, 3), keepdim=True)
-        moved = (moved - mean) * gain.view(-1, 1, 1, 1).to(moved) + mean + offset.view(-1, 1, 1, 1).to(moved)
-        out[name] = moved.clamp(0, 1)
+        box = Box.of(modality).to(values.device)
+        mean = moved.mean(tuple(range(1, moved.dim())), keepdim=True)
+        brighter = box.in_values(per_sample(offset.to(moved), moved))
+        moved = (moved - mean) * per_sample(gain.to(moved), moved) + mean + brighter
+        out[name] = box.clamp(moved, values)
     return out
+
+
+def _in_planes(theta: Tensor, values: Tensor) -> Tensor:
+    """Maps of the plane (B, 2, 3) as maps of space (B, 3, 4) where values are volumes."""
+    if values.dim() == 4:
+        return theta
+    whole = theta.new_zeros(len(theta), 3, 4)
+    whole[:, :2, :2], whole[:, :2, 3], whole[:, 2, 2] = theta[:, :, :2], theta[:, :, 2], 1.0
+    return whole
 
 
 def geometry(count: int, how: Augmentation, info: DatasetInfo) -> Tensor:

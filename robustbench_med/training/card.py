@@ -13,47 +13,52 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from robustbench_med.api.data import Split
 from robustbench_med.api.model import FusionModel
-from robustbench_med.evaluation import scoring
-from robustbench_med.evaluation.batches import load_batch
+from robustbench_med.evaluation.plan import load_batch
+from robustbench_med.evaluation.scoring import scores
 from robustbench_med.measure import statistics
-from robustbench_med.models.load import (
-    ModelConfig,
-    card_model,
-)
+from robustbench_med.measure.accuracy import Answers, answers
+from robustbench_med.models.named import ModelConfig, card_model
 from robustbench_med.training.opponent import Opponent
 from robustbench_med.training.recipe import TrainConfig
 from robustbench_med.util.files import sha256_file
-from robustbench_med.util.seeding import derive
 from robustbench_med.util.versions import versions
 
 SCORING_DRAWS = 10
 
 
-def predictions(
+def answers_on(
     model: FusionModel,
     split: Split,
     config: TrainConfig,
     draws: int,
     purpose: str,
     opponent: Opponent | None = None,
-) -> dict[str, NDArray[np.int64]]:
-    """Predicted classes (R, N) per task, of images attacked by ``opponent`` if there is one."""
+) -> dict[str, Answers]:
+    """The answers to every question, of inputs attacked by ``opponent`` if there is one, on fresh draws."""
     parts = []
     for start in range(0, len(split), config.batch_size):
         index = np.arange(start, min(start + config.batch_size, len(split)))
         batch = load_batch(split, index, config.device)
-        if opponent:
-            model.noise.reseed(derive(config.seed, purpose, "craft", start))
         inputs = opponent.attacked(batch, 0) if opponent else batch.inputs
-        parts.append(scoring.logits(model, inputs, draws, config.seed, purpose, start))
-    return {task: torch.cat([p[task] for p in parts], 1).argmax(2).numpy() for task in model.classes}
+        parts.append(scores(model, inputs, draws, config.seed, purpose, batch.ids))
+    found = {name: torch.cat([p[name] for p in parts], 1).numpy() for name in model.answers}
+    return answers(found, split.labels, split.info.heads)
 
 
-def _card(
+def balanced_accuracy(found: Answers) -> float:
+    """Mean recall over the answers that occur, mean over questions and draws."""
+    each = [
+        statistics.balanced_accuracy(found.given[:, known, q], found.truth[known, q])
+        for q in range(found.truth.shape[1])
+        if (known := found.known[:, q]).any()
+    ]
+    return float(np.mean(each))
+
+
+def card(
     config: TrainConfig,
     model_conf: ModelConfig,
     model: FusionModel,
@@ -62,6 +67,7 @@ def _card(
     weights: Path,
     command: str,
 ) -> dict[str, Any]:
+    """The card of trained weights: what they are, what they learned from, what they reach."""
     info = splits["test"].info
     return {
         "model": card_model(model_conf),
@@ -96,17 +102,19 @@ def _card(
 
 def _metrics(model: FusionModel, split: Split, config: TrainConfig) -> dict[str, Any]:
     """Clean accuracy with its interval, and balanced accuracy, per head on fresh draws."""
-    predicted = predictions(model, split, config, SCORING_DRAWS, f"card {split.name}")
+    found = answers_on(model, split, config, SCORING_DRAWS, f"card {split.name}")
     batches = np.arange(len(split)) // config.batch_size
     out: dict[str, Any] = {}
-    for task, classes in predicted.items():
-        correct = classes == split.labels[task]
-        estimate = statistics.accuracy(correct, split.groups, batches, model.draws_shared_by)
-        out[task] = {
+    for name, each in found.items():
+        some = np.flatnonzero(each.known.any(1))
+        right = np.all(each.right, axis=-1)[:, some]
+        groups = [split.groups[i] for i in some]
+        estimate = statistics.accuracy(right, groups, batches[some], model.draws_shared_by)
+        out[name] = {
             "accuracy": asdict(estimate),
-            "balanced_accuracy": statistics.balanced_accuracy(classes, split.labels[task]),
-            "samples": len(split),
-            "scoring_draws": len(classes),
+            "balanced_accuracy": balanced_accuracy(each),
+            "samples": len(some),
+            "scoring_draws": len(right),
         }
     return out
 

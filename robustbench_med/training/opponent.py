@@ -10,9 +10,11 @@ from pydantic import ConfigDict
 from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Batch, Passes, Target
+from robustbench_med.api.data import DatasetInfo
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal
 from robustbench_med.api.threat import ThreatModel
+from robustbench_med.evaluation.adversary import make_attack, make_threat_model
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.fields import STRICT, Fraction
 from robustbench_med.util.seeding import derive
@@ -28,7 +30,8 @@ class AdversarialTraining:
     Attributes:
         attack: a name, usually "pgd" with ``keep: last``, which climbs on after success.
         options: fields of the attack.
-        eps: radius of every modality, or of each by name; modalities without one stay clean.
+        eps: radius of every modality, or of each by name (modalities without one stay clean), in units of
+            the modality; by default those of ``RunConfig``.
         eot: draws of a random model behind each gradient.
         warmup: share of the epochs over which the radii rise from 0 to their full size.
     """
@@ -36,7 +39,7 @@ class AdversarialTraining:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     attack: str
-    eps: Fraction | Mapping[str, Fraction]
+    eps: Fraction | Mapping[str, Fraction] | None = None
     norm: str = "linf"
     options: Mapping[str, Any] = field(default_factory=dict)
     eot: int = 1
@@ -59,16 +62,31 @@ class Opponent:
     model: FusionModel
     attack: Attack
     threat: ThreatModel
+    goal: Goal
     eot: int
     seed: int
     scale: float = 1.0
 
     def attacked(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        """Adversarial images for a batch; leaves the model in the mode it was in."""
+        """Adversarial inputs for a batch; leaves the model's mode and its stream of noise as they were."""
         training = self.model.training
         self.model.eval().requires_grad_(False)
         seed = derive(self.seed, "opponent", epoch)
-        target = Target(self.model, self.threat.scaled(self.scale), Goal("any"), self.eot, seed, Passes())
-        found = self.attack.perturb(target, batch)
+        target = Target(self.model, self.threat.scaled(self.scale), self.goal, self.eot, seed, Passes())
+        with self.model.noise.aside():
+            found = self.attack.perturb(target, batch)
         self.model.requires_grad_(True).train(training)
         return {name: x.detach() for name, x in found.items()}
+
+
+def opponent_of(
+    adversarial: AdversarialTraining, seed: int, device: str, model: FusionModel, info: DatasetInfo
+) -> Opponent:
+    """The opponent that a recipe asks for.
+
+    Raises:
+        UserError: an attack or a radius that does not fit the data set.
+    """
+    attack = make_attack(adversarial.attack, adversarial.options)
+    threat = make_threat_model(adversarial.eps, adversarial.norm, (), info).to(device)
+    return Opponent(model, attack, threat, Goal(info.heads), adversarial.eot, seed)

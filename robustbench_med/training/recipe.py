@@ -59,10 +59,16 @@ class TrainConfig:
     adversarial: AdversarialTraining | None = None
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size, self.threads) < 1 or not 0 < self.learning_rate < math.inf:
-            raise UserError(
-                "recipe: epochs, batch_size and threads must be 1 or more, learning_rate positive"
-            )
+        if min(self.epochs, self.batch_size, self.threads, self.patience) < 1:
+            raise UserError("recipe: epochs, batch_size, threads and patience must be 1 or more")
+        if not 0 < self.learning_rate < math.inf:
+            raise UserError(f"recipe: learning_rate is {self.learning_rate:g}; it must be positive")
+        for name in ("weight_decay", "gradient_clip"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"recipe: {name} is {getattr(self, name):g}; it must be 0 or more")
+        for name, most in (("class_balance", 1.0), ("norm_momentum", 1.0), ("label_smoothing", 0.99)):
+            if not 0 <= getattr(self, name) <= most:
+                raise UserError(f"recipe: {name} is {getattr(self, name):g}; it must be from 0 to {most:g}")
         if not 0 <= self.warmup < 1 or not 0 <= self.noise_warmup * self.epochs <= self.epochs - 1:
             raise UserError(
                 "recipe: warmup and noise_warmup are shares below 1; the last epoch has all the noise"

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from filelock import FileLock
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from robustbench_med.api.data import DatasetInfo, Split
+from robustbench_med.api.data import Split
 from robustbench_med.api.model import FusionModel
 from robustbench_med.data.catalog import load_dataset
-from robustbench_med.evaluation.adversary import make_attack, make_threat_model
-from robustbench_med.evaluation.batches import load_batch
-from robustbench_med.measure import statistics
-from robustbench_med.models.load import (
-    build_model,
-    model_config,
-    on_device,
-    save_weights,
-)
+from robustbench_med.evaluation.plan import load_batch
+from robustbench_med.models.load import lay_channels_last, on_device
+from robustbench_med.models.named import build_model, model_config
+from robustbench_med.models.weights import save_weights
 from robustbench_med.training.augment import augment
-from robustbench_med.training.card import Progressing, _card, predictions
-from robustbench_med.training.opponent import Opponent
+from robustbench_med.training.card import Progressing, answers_on, balanced_accuracy, card
+from robustbench_med.training.opponent import Opponent, opponent_of
 from robustbench_med.training.recipe import TrainConfig
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import replacing, require_writable, sha256_json, write_json
+from robustbench_med.util.files import read_json, replacing, require_writable, sha256_json, write_json
 from robustbench_med.util.progress import progress_bar
 from robustbench_med.util.seeding import derive
 from robustbench_med.util.versions import versions
@@ -48,7 +44,7 @@ class Trained:
     card: Path
 
 
-def train(config: TrainConfig, out: Path, command: str = "") -> Trained:
+def train(config: TrainConfig, out: Path, command: str = "", replace: bool = False) -> Trained:
     """Train, score on the test split, and write weights and card into ``out``.
 
     A checkpoint is written after every epoch; the same call after a kill goes on from there and
@@ -57,12 +53,13 @@ def train(config: TrainConfig, out: Path, command: str = "") -> Trained:
     Args:
         out: folder for ``<label>.safetensors`` and ``<label>.json``.
         command: how to repeat this; goes into the card.
+        replace: write over weights that another recipe left under this name.
 
     Raises:
-        UserError: bad config, missing data, or a folder that cannot be written.
+        UserError: bad config, missing data, a folder that cannot be written, or one that holds weights of
+            another recipe under this name.
     """
     torch.set_num_threads(config.threads)
-    require_writable(out)
     model_conf = model_config(config.model).with_options(config.model_options)
     splits = {name: load_dataset(config.dataset, name) for name in ("train", "val", "test")}
     torch.manual_seed(derive(config.seed, "start"))
@@ -70,19 +67,39 @@ def train(config: TrainConfig, out: Path, command: str = "") -> Trained:
     if config.channels_last:
         if not model.channels_last:
             raise UserError(f"recipe: {config.model} cannot be laid out channels-last; drop channels_last")
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lay_channels_last(model)
     recipe = sha256_json(
         [asdict(config), asdict(model_conf), versions(), [s.fingerprint for s in splits.values()]]
     )
-    checkpoint = out / f".{model_conf.label}.checkpoint"
-    trainer = Trainer(config, model, splits["train"], splits["val"], checkpoint, recipe)
-    trainer.fit()
     weights = out / f"{model_conf.label}.safetensors"
-    save_weights(model, weights)
-    card = weights.with_suffix(".json")
-    write_json(card, _card(config, model_conf, model, splits, trainer.progress, weights, command))
-    trainer.checkpoint.unlink(missing_ok=True)
-    return Trained(weights, card)
+    require_writable(out)
+    # Two trainings of one name take turns, and the second sees what the first left.
+    with FileLock(out / f".{model_conf.label}.lock"):
+        _require_own_name(weights, recipe, replace)
+        trainer = Trainer(config, model, splits["train"], splits["val"], checkpoint_of(weights), recipe)
+        trainer.fit()
+        save_weights(model, weights)
+        said = card(config, model_conf, model, splits, trainer.progress, weights, command)
+        write_json(weights.with_suffix(".json"), {**said, "recipe": recipe})
+        trainer.checkpoint.unlink(missing_ok=True)
+    return Trained(weights, weights.with_suffix(".json"))
+
+
+def checkpoint_of(weights: Path) -> Path:
+    """Where a training that was killed goes on from."""
+    return weights.with_name(f".{weights.stem}.checkpoint")
+
+
+def _require_own_name(weights: Path, recipe: str, replace: bool) -> None:
+    """Do not write over the weights of another recipe unless that is meant."""
+    path = weights.with_suffix(".json")
+    before = read_json(path) if path.exists() else {}
+    theirs = before.get("recipe") if isinstance(before, dict) else None
+    if weights.exists() and theirs != recipe and not replace:
+        raise UserError(
+            f"{weights} holds weights of another recipe, other data or versions; choose another --out or "
+            "say --replace"
+        )
 
 
 class Trainer:
@@ -103,17 +120,21 @@ class Trainer:
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.class_weights = {
-            t.name: _class_weights(train_split.labels[t.name], len(t.classes), config.class_balance).to(
-                config.device
-            )
-            for t in train_split.info.tasks
+            head.name: torch.from_numpy(
+                head.class_weights(train_split.labels[head.name], config.class_balance)
+            ).to(config.device)
+            for head in train_split.info.heads
         }
         self.steps_per_epoch = math.ceil(len(train_split) / config.batch_size)
-        self.opponent = _opponent(config, model, train_split.info)
+        self.opponent = None
+        if config.adversarial is not None:
+            self.opponent = opponent_of(
+                config.adversarial, config.seed, config.device, model, train_split.info
+            )
         self.best: dict[str, Tensor] = {}
         self.progress = Progressing()
         for layer in model.modules():
-            if isinstance(layer, torch.nn.BatchNorm2d):
+            if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
                 layer.momentum = config.norm_momentum
 
     def fit(self) -> None:
@@ -154,7 +175,7 @@ class Trainer:
         batch = load_batch(self.train_split, index, self.config.device)
         inputs = augment(batch.inputs, self.config.augmentation, self.train_split.info)
         if self.opponent:
-            inputs = self.opponent.attacked(replace(batch, inputs=inputs), self.progress.epoch)
+            inputs = self.opponent.attacked(dataclasses.replace(batch, inputs=inputs), self.progress.epoch)
         outputs = self.model(inputs)
         loss = self._loss(outputs, batch.labels)
         self.optimizer.zero_grad(set_to_none=True)
@@ -168,8 +189,8 @@ class Trainer:
         """Mean over the heads, as the paper's 0.5 + 0.5."""
         smoothing = self.config.label_smoothing
         per_head = [
-            F.cross_entropy(outputs[task], labels[task], weight, label_smoothing=smoothing)
-            for task, weight in self.class_weights.items()
+            head.train_loss(outputs[name], labels[name], self.class_weights[name], smoothing)
+            for name, head in self.model.answers.items()
         ]
         return torch.stack(per_head).mean()
 
@@ -244,23 +265,13 @@ class Trainer:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _opponent(config: TrainConfig, model: FusionModel, info: DatasetInfo) -> Opponent | None:
-    adversarial = config.adversarial
-    if adversarial is None:
-        return None
-    attack = make_attack(adversarial.attack, adversarial.options)
-    threat = make_threat_model(adversarial.eps, adversarial.norm, (), info)
-    return Opponent(model, attack, threat, adversarial.eot, config.seed)
-
-
 def validation_score(
     model: FusionModel, split: Split, config: TrainConfig, opponent: Opponent | None = None
 ) -> float:
     """Balanced accuracy on one draw, averaged over the heads; under attack if there is an opponent."""
     model.eval()
-    predicted = predictions(model, split, config, 1, "validation", opponent)
-    scores = [statistics.balanced_accuracy(predicted[t], split.labels[t]) for t in model.classes]
-    return float(np.mean(scores))
+    found = answers_on(model, split, config, 1, "validation", opponent)
+    return float(np.mean([balanced_accuracy(each) for each in found.values()]))
 
 
 def _rising(epoch: int, epochs: float) -> float:
@@ -272,14 +283,6 @@ def _said(measured: Mapping[str, float]) -> str:
     robust = measured.get("val_robust_balanced_accuracy")
     under = "" if robust is None else f", {robust:.3f} under attack"
     return f"balanced accuracy {measured['val_balanced_accuracy']:.3f}{under}"
-
-
-def _class_weights(labels: NDArray[np.int64], classes: int, power: float) -> Tensor:
-    counts = np.bincount(labels, minlength=classes)
-    if not counts.all():
-        raise UserError(f"the training split has no sample of class {int(counts.argmin())}; import it again")
-    weights = (counts.sum() / (classes * counts)) ** power
-    return torch.from_numpy(weights.astype(np.float32))
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

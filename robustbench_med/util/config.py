@@ -13,8 +13,13 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from robustbench_med.util.errors import UserError, unknown
+from robustbench_med.util.files import read_text
 
 T = TypeVar("T")
+
+LONGEST = 200_000  # characters of a YAML file: ours have hundreds
+DEEPEST = 40  # levels
+MOST_NODES = 20_000
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -27,23 +32,81 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         UserError: a name the dataclass does not have (a near miss is suggested), a missing one,
             or a value of the wrong type.
     """
-    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where} holds {_short(values)}, not options with names")
+    known = [f.name for f in fields(cls) if f.init]  # type: ignore[arg-type]
     for name in map(str, values):  # YAML keys may be anything
         if name not in known:
-            error = unknown("option", name.replace("_", "-"), [k.replace("_", "-") for k in known])
+            error = unknown("option", name.replace("_", "-")[:80], [k.replace("_", "-") for k in known])
             raise UserError(f"{where}: {error}")
     try:
-        built: T = _adapter(cls).validate_python(dict(values))  # type: ignore[arg-type]
+        built: T = _adapter(cls).validate_python({str(k): v for k, v in values.items()})  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"]) or cls.__name__
-        raise UserError(f"{where}: {name}: {first['msg']} (got {first['input']!r})") from error
+        raise UserError(f"{where}: {name}: {first['msg']} (got {_short(first['input'])})") from error
     return built
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 @functools.cache
 def _adapter(cls: Any) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only: no aliases (nested ones grow without end), no key twice, nothing absurdly deep."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.depth = self.nodes = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """One node of the document; counted."""
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not taken; write the value out")
+        self.depth, self.nodes = self.depth + 1, self.nodes + 1
+        if self.depth > DEEPEST or self.nodes > MOST_NODES:
+            raise yaml.YAMLError("it is nested too deeply or too large for a config")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """A mapping whose keys differ."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"the key {twice!r} is given twice (line {node.start_mark.line + 1})")
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: Any) -> Any:
+        """A whole number of a length that makes sense."""
+        if len(node.value) > 400:
+            raise yaml.YAMLError("a number has more than 400 digits")
+        return super().construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text says, in plain values.
+
+    Raises:
+        yaml.YAMLError, ValueError: it is none, or more than a config holds.
+    """
+    if len(text) > LONGEST:
+        raise yaml.YAMLError(f"it has {len(text)} characters, more than a config can have")
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -52,12 +115,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: no such file, not YAML, or not a mapping.
     """
+    text = read_text(path)
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        value = parse_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a mapping of options, not {type(value).__name__}")
     return value
@@ -66,8 +128,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def scalar(text: str) -> Any:
     """A flag's value as YAML reads it: "3" is a number, "true" a truth value, "cat" a word."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError):
         return text
 
 
@@ -78,13 +140,13 @@ def shipped(folder: str) -> dict[str, Path]:
 
 
 def find(kind: str, folder: str, name: str) -> Path:
-    """A config by the name it ships under, or by its path.
+    """A config by the name it ships under, or by its path ("~" is the home folder).
 
     Raises:
         UserError: neither exists.
     """
     if name.endswith((".yaml", ".yml")):
-        path = Path(name)
+        path = Path(name).expanduser()
         if not path.exists():
             raise UserError(f"the {kind} config {name} does not exist")
         return path

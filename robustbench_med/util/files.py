@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,29 +15,88 @@ from typing import Any
 
 from robustbench_med.util.errors import UserError
 
+# What a file system says when it does not take a file: nothing is wrong with the program.
+REFUSALS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EIO),
+)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is renamed over ``path``.
 
-    A crash, an exception or a kill leaves ``path`` as it was.
+    A crash, an exception or a kill leaves ``path`` as it was. A link is followed, and the permissions of a
+    file that is replaced are kept.
 
     Raises:
-        UserError: the folder cannot be created or written.
+        UserError: the folder cannot be created or written, the disk is full, or something else than a file
+            is there.
+    """
+    with refusing(path):
+        path = path.resolve() if path.is_symlink() else path
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is not a plain file; choose another name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(mode)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``folder``; on success it takes its place.
+
+    A crash, an exception or a kill leaves the previous folder or none, never half of one (a kill
+    also leaves the hidden temporary folder).
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
+    require_writable(folder.parent)
+    with (
+        refusing(folder),
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch,
+    ):
+        building = Path(scratch) / "new"
+        building.mkdir()
+        yield building
+        _swap(building, folder, Path(scratch) / "previous")
+
+
+def _swap(building: Path, folder: Path, previous: Path) -> None:
+    """Put ``building`` in the place of ``folder``, which becomes ``previous``; all or nothing."""
+    try:
+        if folder.exists():
+            folder.rename(previous)
+        building.rename(folder)
+    except BaseException:
+        # Also when Ctrl-C falls between the two renames.
+        if previous.exists() and not folder.exists():
+            previous.rename(folder)
+        raise
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Say in one line what a file system refuses.
+
+    Raises:
+        UserError: in place of the OSError.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        yield
     except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
         raise UserError(f"cannot write {path}: {error.strerror}; choose another folder") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -45,8 +106,54 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, keys in the order given, floats as Python prints them."""
+    """Write JSON atomically, keys in the order given, floats as Python prints them.
+
+    Raises:
+        ValueError: NaN or infinity, with the field that holds it.
+    """
+    odd = _not_a_number(value, "")
+    if odd is not None:
+        raise ValueError(f"{path.name}: the field {odd} is no number; JSON has no word for that")
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _not_a_number(value: Any, where: str) -> str | None:
+    if isinstance(value, float):
+        return None if math.isfinite(value) else where.lstrip(".")
+    if isinstance(value, dict):
+        pairs: Any = ((f"{where}.{key}", each) for key, each in value.items())
+    elif isinstance(value, list | tuple):
+        pairs = ((f"{where}[{i}]", each) for i, each in enumerate(value))
+    else:
+        return None
+    return next((odd for name, each in pairs if (odd := _not_a_number(each, name)) is not None), None)
+
+
+def read_text(path: Path, most: int = 200_000_000) -> str:
+    """A text file, if it is one.
+
+    Args:
+        most: bytes; whatever is longer is not what it should be.
+
+    Raises:
+        UserError: missing, unreadable, not UTF-8, or too long.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is not a plain file")
+        if path.stat().st_size > most:
+            raise UserError(f"{path} has {path.stat().st_size} bytes, more than a file of its kind can have")
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not a text file in UTF-8 ({error.reason} at byte {error.start})"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:  # such as a null character in its name
+        raise UserError(f"cannot read {str(path)!r}: {error}") from error
 
 
 def read_json(path: Path) -> Any:
@@ -56,11 +163,9 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError, ValueError) as error:
+        raise UserError(f"{path} is not valid JSON: {' '.join(str(error).split())[:200]}") from error
 
 
 def require_writable(folder: Path) -> None:
@@ -73,8 +178,9 @@ def require_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write to {folder}: {reason}; choose another folder") from error
 
 
 def sha256_file(path: Path) -> str:
@@ -93,39 +199,3 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
-
-
-@contextmanager
-def _replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``folder``; on success it takes its place.
-
-    A crash, an exception or a kill leaves the previous folder or none, never half of one (a kill
-    also leaves the hidden temporary folder).
-
-    Raises:
-        UserError: the disk is full or not writable.
-    """
-    require_writable(folder.parent)
-    try:
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-            building = Path(scratch) / "new"
-            building.mkdir()
-            yield building
-            _swap(building, folder, Path(scratch) / "previous")
-    except OSError as error:
-        raise UserError(
-            f"cannot write {folder}: {error.strerror or error}; choose another ROBMED_HOME"
-        ) from error
-
-
-def _swap(building: Path, folder: Path, previous: Path) -> None:
-    """Put ``building`` in the place of ``folder``, which becomes ``previous``; all or nothing."""
-    try:
-        if folder.exists():
-            folder.rename(previous)
-        building.rename(folder)
-    except BaseException:
-        # Also when Ctrl-C falls between the two renames.
-        if previous.exists() and not folder.exists():
-            previous.rename(folder)
-        raise

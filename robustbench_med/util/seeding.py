@@ -1,14 +1,16 @@
 """Seeds derived from what they are for, never from a shared stream.
 
 A number then depends on the seed and on names (sample id, purpose), not on batch size, order or
-resumption (evaluation.md, section 6).
+resumption (docs/method.md, "Reproducibility").
 """
 
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def derive(seed: int, *purpose: str | int) -> int:
@@ -19,4 +21,6 @@ def derive(seed: int, *purpose: str | int) -> int:
 
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
     """A CPU generator of its own for one purpose."""
+    import torch
+
     return torch.Generator().manual_seed(derive(seed, *purpose))

@@ -8,12 +8,22 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog
-from tiny import SHAPES, Linear, batch_of, labelled_by, random_split, seeded, split_of, target_of
+from tiny import (
+    SHAPES,
+    Linear,
+    batch_of,
+    class_counts,
+    goal_of,
+    labelled_by,
+    random_split,
+    seeded,
+    split_of,
+    target_of,
+)
 from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Batch
 from robustbench_med.api.model import FusionModel
-from robustbench_med.api.objective import Goal
 from robustbench_med.api.threat import Budget, ThreatModel
 from robustbench_med.attacks.apgd import APGD
 from robustbench_med.attacks.autoattack import AutoAttack
@@ -26,7 +36,7 @@ def broken(model: FusionModel, batch: Batch, attack: Attack, aim: str, radii: di
     """Which samples' goal an attack on ``aim`` reaches."""
     threat = ThreatModel({name: Budget("linf", epsilon) for name, epsilon in radii.items()})
     found = attack.perturb(target_of(model, threat, aim), batch)
-    return Goal(aim).success(model(found), batch.labels) > 0
+    return goal_of(model, aim).success(model(found), batch.labels) > 0
 
 
 def distracting(gap: float) -> tuple[FusionModel, Batch]:
@@ -82,16 +92,14 @@ def breakable_together(model: FusionModel, batch: Batch, radii: dict[str, float]
     high = np.concatenate([np.minimum(e, 1 - clean[n]) for n, e in radii.items()], 1)
     with torch.no_grad():
         logits = {task: z.double().numpy() for task, z in model(batch.inputs).items()}
-    weights = {
-        t: model.get_submodule(f"heads.{t}").get_parameter("weight").double().numpy() for t in model.classes
-    }
-    best = []
+    classes, best = class_counts(model), []
+    weights = {t: model.get_submodule(f"heads.{t}").get_parameter("weight").double().numpy() for t in classes}
     for i in range(len(batch)):
-        right = {task: int(batch.labels[task][i]) for task in model.classes}
-        wrong = [[k for k in range(count) if k != right[task]] for task, count in model.classes.items()]
+        right = {task: int(batch.labels[task][i]) for task in classes}
+        wrong = [[k for k in range(count) if k != right[task]] for task, count in classes.items()]
         reached = []
         for aims in itertools.product(*wrong):
-            aimed = list(zip(model.classes, aims, strict=True))
+            aimed = list(zip(classes, aims, strict=True))
             above = [np.append(weights[t][right[t]] - weights[t][k], 1.0) for t, k in aimed]
             gaps = [logits[t][i, k] - logits[t][i, right[t]] for t, k in aimed]
             bounds = [*zip(low[i], high[i], strict=True), (None, None)]

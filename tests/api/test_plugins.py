@@ -45,10 +45,8 @@ MODULE = '''
     import numpy as np
     import torch
 
-    from robustbench_med.api.attack import Attack
-    from robustbench_med.api.data import DatasetInfo, DataSource, Modality, Split, Task
-    from robustbench_med.api.defense import Defense
-    from robustbench_med.api.model import FusionModel
+    from robustbench_med.api import Attack, DatasetInfo, DataSource, Defense, FusionModel, Modality
+    from robustbench_med.api import SingleLabel, Split
 
 
     @dataclass(frozen=True)
@@ -76,8 +74,8 @@ MODULE = '''
     class Brightness(FusionModel):
         """Dark or bright, by the mean pixel."""
 
-        def __init__(self, channels, classes):
-            super().__init__(channels, classes)
+        def __init__(self, modalities, heads):
+            super().__init__(modalities, heads)
             self.scale, self.shift = torch.nn.Parameter(torch.ones(1)), 0.0
 
         def forward(self, inputs):
@@ -92,9 +90,10 @@ MODULE = '''
         def load(self, split):
             labels = np.arange(8) % 2
             images = np.full((8, 1, 4, 4), 0.4, np.float32) + 0.2 * labels[:, None, None, None]
+            head = SingleLabel("brightness", classes=("dark", "bright"), modalities=("grey",))
             info = DatasetInfo(
-                "squares", "Squares", "paired", (Modality("grey", (1, 4, 4), "grey"),),
-                (Task("brightness", ("dark", "bright"), ("grey",)),), "CC0-1.0", "none", True,
+                "squares", "Squares", "paired", (Modality("grey", (1, 4, 4)),), (head,), "CC0-1.0", "none",
+                synthetic=True,
             )
             ids = tuple(map(str, range(8)))
             images = {"grey": images.astype(np.float32)}

@@ -8,24 +8,38 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torchattacks
-from tiny import ConvNet, Linear, RandomNet, batch_of, labelled_by, seeded, split_of, target_of, threat_of
+from tiny import (
+    ConvNet,
+    Linear,
+    RandomNet,
+    batch_of,
+    goal_of,
+    labelled_by,
+    plan_of,
+    random_split,
+    seeded,
+    split_of,
+    target_of,
+    threat_of,
+)
 from torch import Tensor, nn
 
 from robustbench_med.api.attack import Attack, Batch
 from robustbench_med.api.model import FusionModel
-from robustbench_med.api.objective import Goal
 from robustbench_med.api.threat import Norm, ThreatModel
 from robustbench_med.attacks._image import Capability, OneImage
 from robustbench_med.attacks.art import ARTAdapter
 from robustbench_med.attacks.foolbox import FoolboxAdapter
 from robustbench_med.attacks.pyautoattack import PyAutoAttackAdapter
 from robustbench_med.attacks.torchattacks import TorchattacksAdapter
+from robustbench_med.evaluation.batches import evaluate
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.seeding import derive
 
@@ -134,9 +148,11 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def right_samples(net: FusionModel, samples: int = SAMPLES) -> Batch:
+def right_samples(
+    net: FusionModel, samples: int = SAMPLES, shapes: Mapping[str, tuple[int, ...]] = SHAPES
+) -> Batch:
     rng = np.random.default_rng(0)
-    shapes = {name: SHAPES[name] for name in net.channels}
+    shapes = {name: shapes[name] for name in net.takes}
     images = {n: rng.uniform(0.2, 0.8, (samples, *s)).astype(np.float32) for n, s in shapes.items()}
     labels = {task: rng.integers(0, k, samples) for task, k in CLASSES.items()}
     return batch_of(labelled_by(net, split_of(images, labels, CLASSES)))
@@ -182,7 +198,7 @@ def test_what_all_keep_to(net: FusionModel, batch: Batch, shelf: Shelf, norm: No
     assert attack.knowledge == shelf.knowledge
     assert not found["b"].requires_grad
     with torch.no_grad():
-        assert shelf.weak or Goal().success(net(found), batch.labels).max() > 0
+        assert shelf.weak or goal_of(net).success(net(found), batch.labels).max() > 0
     again = attack.perturb(target, batch)
     assert torch.equal(found["b"], again["b"])
     if shelf.random or not shelf.weak:
@@ -354,13 +370,37 @@ def test_same_images_as_the_library_by_hand(shelf: Shelf, hand: Callable[..., Te
     net = seeded(ConvNet, {"b": 2}, CLASSES)
     batch = right_samples(net)
     found = shelf.attack().perturb(target_of(net, threat_of(b=0.05), "second"), batch)["b"]
-    seed = derive(0, shelf.library, *batch.ids)
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-    expected = hand(Alone(net), batch.inputs["b"], batch.labels["second"], seed)
+    expected = by_hand(hand, Alone(net), batch, derive(0, shelf.library), shelf.attack().follows_samples)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
     assert (found - batch.inputs["b"]).abs().max() > 0.02
+
+
+def by_hand(
+    hand: Callable[..., Tensor], model: nn.Module, batch: Batch, seed: int, follows_samples: bool
+) -> Tensor:
+    """The library from one seed for all, or a sample at a time, each from a seed of its own."""
+    everyone = torch.arange(len(batch))
+    parts = everyone[:, None].unbind() if follows_samples else [everyone]
+    found = []
+    for part in map(batch.take, parts):
+        own = derive(seed, *part.ids)
+        torch.manual_seed(own)
+        np.random.seed(own % 2**32)
+        random.seed(own)
+        found.append(hand(model, part.inputs["b"], part.labels["second"], own))
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize(("shelf", "norm"), CASES)
+def test_who_follows_samples(net: FusionModel, batch: Batch, shelf: Shelf, norm: Norm) -> None:
+    """What says that a sample's company does not matter to it keeps that promise."""
+    attack, picked = shelf.attack(), torch.tensor([4, 1])
+    if not attack.follows_samples:
+        pytest.skip("this one does not")
+    target = target_of(net, threat_of(norm, b=EPSILONS[norm]))
+    together = attack.perturb(target, batch)["b"][picked]
+    apart = attack.perturb(target, batch.take(picked))["b"]
+    torch.testing.assert_close(apart, together, atol=1e-5, rtol=0)
 
 
 def test_autoattack_of_torchattacks_runs_as_published(net: FusionModel, batch: Batch) -> None:
@@ -378,7 +418,7 @@ def test_wrong_samples_are_not_led_back(net: FusionModel, batch: Batch, variant:
     options = {"init_eval": 10, "max_eval": 20} if variant == "HopSkipJump" else {}
     attack = ARTAdapter(variant=variant, steps=2, options=options)
     found = attack.perturb(target_of(net, threat_of("l2", b=3.0), "first"), wrong)
-    assert (Goal("first").success(net(found), wrong.labels) == 1).all()
+    assert (goal_of(net, "first").success(net(found), wrong.labels) == 1).all()
 
 
 def test_layouts_of_memory_do_not_matter(batch: Batch) -> None:
@@ -396,7 +436,7 @@ def test_layouts_of_memory_do_not_matter(batch: Batch) -> None:
 
 
 REFUSALS: list[tuple[str, dict[str, Any], ThreatModel, str]] = [
-    ("their own radii; use --attack", {}, threat_of(a=0.1, b=0.2), "any"),
+    ("their own radii; use --attack", {"one size": True}, threat_of(a=0.1, b=0.2), "any"),
     ("different sizes together; use --attack", {}, threat_of(a=0.1, b=0.1), "any"),
     ("EOT draws; use --attack", {"eot": 2}, threat_of(b=0.1), "any"),
     ("all heads at once; use --attack", {}, threat_of(b=0.1), "all"),
@@ -410,7 +450,12 @@ REFUSALS: list[tuple[str, dict[str, Any], ThreatModel, str]] = [
         threat_of("l2", a=0.1),
         "any",
     ),
-    ("one L2 ball for all modalities together", {"norm": "l2"}, threat_of("l2", a=0.1, b=0.1), "any"),
+    (
+        "one L2 ball for all modalities together",
+        {"norm": "l2", "one size": True},
+        threat_of("l2", a=0.1, b=0.1),
+        "any",
+    ),
 ]
 VARIANTS: dict[str, dict[str, str]] = {
     "torchattacks": {"": "PGD", "linf": "PGD", "l2": "PGDL2", "classes": "APGDT", "square": "AutoAttack"},
@@ -431,20 +476,49 @@ def test_what_adapters_refuse(
     threat: ThreatModel,
     head: str,
 ) -> None:
-    kind = need["norm"] if "norm" in need else next((k for k in need if k != "eot"), "")
+    kind = need["norm"] if "norm" in need else next((k for k in need if k not in ("eot", "one size")), "")
     if kind not in VARIANTS[library]:
         pytest.skip("this library can")
     attack = Shelf(library, VARIANTS[library][kind]).attack()
+    if "one size" in need:
+        batch = right_samples(net, shapes={"a": (1, 15, 15), "b": (2, 15, 15)})
     with pytest.raises(UserError, match=complaint) as error:
         attack.perturb(target_of(net, threat, head, eot=need.get("eot", 1)), batch)
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(f"{library}:")
 
 
-@pytest.mark.parametrize(
-    ("library", "variant"),
-    [("torchattacks", "EOTPGD"), ("torchattacks", "UPGD")],
+@pytest.mark.parametrize("library", ADAPTERS)
+def test_more_combinations_of_answers_than_a_library_can_handle(library: str) -> None:
+    classes = {f"head{i}": 4 for i in range(7)}
+    target = target_of(seeded(ConvNet, CHANNELS, classes), threat_of(b=0.1))
+    labels = {head: torch.zeros(SAMPLES, dtype=torch.long) for head in classes}
+    attack = Shelf(library, VARIANTS[library][""]).attack()
+    batch = replace(right_samples(seeded(ConvNet, CHANNELS, CLASSES)), labels=labels)
+    with pytest.raises(UserError, match=r"16384 combinations of answers as classes, over 4096 \(--head"):
+        attack.perturb(target, batch)
+
+
+AVERAGING = pytest.mark.parametrize(
+    ("library", "variant"), [("torchattacks", "EOTPGD"), ("torchattacks", "UPGD")]
 )
+
+
+@AVERAGING
+def test_every_pass_of_a_library_has_draws_of_its_own(library: str, variant: str, tmp_path: Path) -> None:
+    """Also in the second batch, after the first was scored, and in a last one of another size."""
+    net = seeded(RandomNet, CHANNELS, CLASSES, std=0.1)
+    assert isinstance(net, RandomNet)
+    split = random_split(2 * SAMPLES + 1, CLASSES, shapes=SHAPES)
+    attack = Shelf(library, variant, options={"steps": 2}).attack()
+    plan = plan_of(net, split, attack, threat_of(b=0.01), eot=3, batch_size=SAMPLES)
+    evaluate(plan, tmp_path, lambda _: None)
+    rows = [row.tobytes() for draw in net.jitter.crafting for row in draw.numpy()]
+    assert len(rows) >= len(split) * 2 * 3 * len(CLASSES)
+    assert len(set(rows)) == len(rows), "two passes saw one draw"
+
+
+@AVERAGING
 def test_adapters_that_average_over_draws(library: str, variant: str) -> None:
     """As many backward passes as draws behind every gradient; both decide nothing by a single draw."""
     attack = Shelf(library, variant, options={"steps": 2}).attack()

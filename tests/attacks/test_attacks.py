@@ -17,7 +17,9 @@ from tiny import (
     ConvNet,
     Linear,
     RandomNet,
+    asks,
     batch_of,
+    goal_of,
     joint_loss,
     labelled_by,
     linear_case,
@@ -71,7 +73,7 @@ SHELF = [
     Shelf("fab", {"steps": 10}),
     Shelf("mi-fgsm", {"steps": 6}),
     Shelf("square", {"queries": 200}, ("linf",), gradient=False, random_start=True, one_head=True),
-    Shelf("transfer", {"steps": 6}, random_start=True),
+    Shelf("transfer", {"steps": 6, "surrogate": "itself"}, random_start=True),
     Shelf("torchattacks", {"variant": "FGSM"}, norms=("linf",), own_radii=False),
     Shelf("torchattacks", {"variant": "PGD", "steps": 6}, ("linf",), own_radii=False, random_start=True),
     Shelf("torchattacks", {"variant": "PGDL2", "steps": 6}, ("l2",), own_radii=False, random_start=True),
@@ -152,7 +154,7 @@ def test_pgd_is_at_least_as_strong_as_fgsm(net: FusionModel, batch: Batch, norm:
         for attack in (FGSM(), strong)
     ]
     success = [
-        Goal().success(net(attack.perturb(target_of(net, threat), batch)), batch.labels)
+        goal_of(net).success(net(attack.perturb(target_of(net, threat), batch)), batch.labels)
         for attack in (FGSM(), strong)
     ]
     assert ((success[1] > success[0]) | (losses[1] >= losses[0] - 1e-5)).all()
@@ -241,29 +243,31 @@ def test_heads_as_goals() -> None:
         "second": torch.tensor([[0, 3.0, 0], [0, 3.0, 0], [3.0, 0, 0], [3.0, 0, 1.0]]),
     }
     labels = {"first": torch.zeros(4, dtype=torch.long), "second": torch.ones(4, dtype=torch.long)}
+    heads = asks({"first": 2, "second": 3})
+    one_of, both = Goal(heads), Goal(heads, "all")
     wrong = {"first": [0, 1, 0, 1], "second": [0, 0, 1, 1]}
     for head in wrong:
-        assert Goal(head).success(logits, labels).tolist() == wrong[head]
-    assert Goal("all").success(logits, labels).tolist() == [0, 0, 0, 1]
-    assert Goal("any").success(logits, labels).tolist() == [0, 0.75, 0.75, 1]
+        assert Goal(heads, head).success(logits, labels).tolist() == wrong[head]
+    assert both.success(logits, labels).tolist() == [0, 0, 0, 1]
+    assert one_of.success(logits, labels).tolist() == [0, 0.75, 0.75, 1]
     each = {loss: {t: loss(logits[t], labels[t]) for t in logits} for loss in (cross_entropy, margin)}
     for loss, per_head in each.items():
-        assert torch.equal(Goal("second").loss(loss, logits, labels), per_head["second"])
-    assert torch.equal(Goal().loss(cross_entropy, logits, labels), torch.add(*each[cross_entropy].values()))
-    assert torch.equal(Goal().loss(margin, logits, labels), torch.maximum(*each[margin].values()))
-    assert torch.equal(Goal().margin(logits, labels), torch.maximum(*each[margin].values()))
-    assert torch.equal(Goal("all").margin(logits, labels), torch.minimum(*each[margin].values()))
+        assert torch.equal(Goal(heads, "second").loss(loss, logits, labels), per_head["second"])
+    assert torch.equal(one_of.loss(cross_entropy, logits, labels), torch.add(*each[cross_entropy].values()))
+    assert torch.equal(one_of.loss(margin, logits, labels), torch.maximum(*each[margin].values()))
+    assert torch.equal(one_of.margin(logits, labels), torch.maximum(*each[margin].values()))
+    assert torch.equal(both.margin(logits, labels), torch.minimum(*each[margin].values()))
     # All heads: every head that stands counts in full, a broken one hardly.
     parts = [torch.where(m < 0, m, LEAK * m) for m in each[margin].values()]
-    torch.testing.assert_close(Goal("all").loss(margin, logits, labels), torch.add(*parts))
+    torch.testing.assert_close(both.loss(margin, logits, labels), torch.add(*parts))
     chance = [torch.log1p(-torch.exp(-per_head)) for per_head in each[cross_entropy].values()]
-    torch.testing.assert_close(Goal("all").loss(cross_entropy, logits, labels), torch.add(*chance))
+    torch.testing.assert_close(both.loss(cross_entropy, logits, labels), torch.add(*chance))
 
 
 def test_all_heads_loss_keeps_its_gradient_on_confident_heads() -> None:
     logits = {t: torch.tensor([[90.0, 0.0]], requires_grad=True) for t in ("first", "second")}
     labels = {t: torch.tensor([0]) for t in logits}
-    Goal("all").loss(cross_entropy, logits, labels).sum().backward()  # type: ignore[no-untyped-call]
+    Goal(asks(dict.fromkeys(logits, 2)), "all").loss(cross_entropy, logits, labels).sum().backward()  # type: ignore[no-untyped-call]
     for z in logits.values():
         assert z.grad is not None
         assert z.grad.tolist() == [[-1.0, 1.0]]
@@ -281,7 +285,7 @@ def test_the_goal_decides_which_heads_fall(net: FusionModel, batch: Batch, head:
     reached = {}
     for aim in ("any", "all", "first", "second"):
         found = attack.perturb(target_of(net, threat, aim), batch)
-        reached[aim] = (Goal(head).success(net(found), batch.labels) > 0).float().mean().item()
+        reached[aim] = (goal_of(net, head).success(net(found), batch.labels) > 0).float().mean().item()
     assert reached[head] >= max(reached.values()) - 1e-6
     assert reached[head] > 0 or head == "all"
 
@@ -324,38 +328,43 @@ def test_restarts_add_strength(batch: Batch) -> None:
     for restarts in (1, 2, 5):
         attack = PGD(steps=1, restarts=restarts)
         losses[restarts] = joint_loss(net, attack.perturb(target_of(net, threat), batch), batch.labels)
-    standing = Goal().success(net(batch.inputs), batch.labels) == 0
+    standing = goal_of(net).success(net(batch.inputs), batch.labels) == 0
     assert (losses[2] >= losses[1] - 1e-5)[standing].all()
     assert (losses[5] >= losses[2] - 1e-5)[standing].all()
     assert losses[5].sum() > losses[1].sum() + 1e-4
 
 
-def hand_made_gradient(model: FusionModel, batch: Batch, draws: int) -> Tensor:
-    gradients = []
-    for _ in range(draws):
+def hand_made_gradient(model: RandomNet, batch: Batch) -> Tensor:
+    """The mean over the draws that the model has made since the last time, two heads each."""
+    plain, gradients = seeded(ConvNet, CHANNELS, CLASSES), []
+    for draws in zip(model.jitter.crafting[::2], model.jitter.crafting[1::2], strict=True):
         x = batch.inputs["a"].clone().requires_grad_()
-        loss = Goal().loss(cross_entropy, model({**batch.inputs, "a": x}), batch.labels)
+        logits = plain({**batch.inputs, "a": x})
+        moved = {head: z * (1 + draw) for (head, z), draw in zip(logits.items(), draws, strict=True)}
+        loss = goal_of(model).loss(cross_entropy, moved, batch.labels)
         gradients.append(torch.autograd.grad(loss.sum(), x)[0])
+    model.jitter.crafting.clear()
     return torch.stack(gradients).mean(0)
 
 
 @pytest.mark.parametrize("draws", [1, 2, 7])
 def test_eot_is_the_mean_over_draws(batch: Batch, draws: int) -> None:
+    """Of one question always the same; of the next question others."""
     model = seeded(RandomNet, CHANNELS, CLASSES)
-    target = target_of(model, threat_of(a=0.1), eot=draws)
-    model.noise.reseed(5)
-    seen = target.evaluate(batch.inputs, batch.labels, cross_entropy)
-    model.noise.reseed(5)
-    expected = hand_made_gradient(model, batch, draws)
-    torch.testing.assert_close(seen.gradients["a"], expected)
+    assert isinstance(model, RandomNet)
+    target, step = target_of(model, threat_of(a=0.1), eot=draws), [3] * len(batch)
+    seen = target.evaluate(batch, batch.inputs, cross_entropy, steps=step)
+    torch.testing.assert_close(seen.gradients["a"], hand_made_gradient(model, batch))
     assert seen.gradients.keys() == {"a"}
     assert (target.passes.forward, target.passes.backward) == (10 * draws, 10 * draws)
-    model.noise.reseed(5)
-    unseen = target.evaluate(batch.inputs, batch.labels, cross_entropy, gradient=False)
+    unseen = target.evaluate(batch, batch.inputs, cross_entropy, gradient=False, steps=step)
     torch.testing.assert_close(unseen.loss, seen.loss)
     assert torch.equal(unseen.success, seen.success)
     assert not unseen.gradients
     assert target.passes.backward == 10 * draws
+    first, second = (target.evaluate(batch, batch.inputs, cross_entropy).loss for _ in range(2))
+    assert (first != second).all()
+    assert (first != seen.loss).all()
 
 
 def test_the_adapter_aims_at_the_joint_label(net: FusionModel, batch: Batch) -> None:
@@ -404,7 +413,7 @@ def test_broken_samples_are_left_alone(batch: Batch) -> None:
     target = target_of(model, threat_of(a=0.04, b=0.04), "second")
     found = PGD(steps=12, restarts=2).perturb(target, batch)
     sizes = model.__dict__["sizes"]
-    broken = int(Goal("second").success(model(found), batch.labels).sum())
+    broken = int(goal_of(model, "second").success(model(found), batch.labels).sum())
     assert broken > 0
     assert sizes[0] == 10
     assert sizes[: 12 + 1] == sorted(sizes[: 12 + 1], reverse=True)
@@ -473,7 +482,7 @@ class Normalised(ConvNet):
 def test_entries_without_a_gradient_do_not_spoil_the_others(name: str, norm: Norm) -> None:
     net = seeded(Normalised, CHANNELS, CLASSES)
     split = random_split(4)
-    split.images["b"][0] = 0
+    split.arrays["b"][0] = 0
     batch = batch_of(labelled_by(net, split))
     options = {"random_start": False} if name == "pgd" else {}
     target = target_of(net, threat_of(norm, a=0.1, b=0.1))
@@ -493,9 +502,10 @@ def test_logits_of_any_precision(name: str, dtype: torch.dtype) -> None:
     net = seeded(Other, CHANNELS, CLASSES)
     batch = batch_of(labelled_by(net, random_split(6)))
     target = target_of(net, threat_of(a=0.2, b=0.2))
-    options = {"queries": 20} if name == "square" else {"steps": 5}
+    options: dict[str, Any] = {"queries": 20} if name == "square" else {"steps": 5}
+    options |= {"surrogate": "itself"} if name == "transfer" else {}
     found = ATTACKS.get(name)(**options).perturb(target, batch)
-    assert (Goal().success(net(found), batch.labels) > 0).any()
+    assert (goal_of(net).success(net(found), batch.labels) > 0).any()
 
 
 def test_steps_in_l2_have_full_length_however_short_the_gradient() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from tiny import (
     ConvNet,
     Linear,
     RandomNet,
+    asks,
     batch_of,
+    goal_of,
     labelled_by,
     linear_case,
     plan_of,
@@ -32,17 +34,9 @@ from tiny import (
 from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Batch, Target
-from robustbench_med.api.objective import (
-    Goal,
-    Loss,
-    difference,
-    dlr,
-    joint_labels,
-    joint_logits,
-    margin,
-    targeted_dlr,
-)
+from robustbench_med.api.objective import LOSSES, Aim, Goal, Loss, difference, dlr, margin, targeted_dlr
 from robustbench_med.attacks import autoattack
+from robustbench_med.attacks._image import joint_labels, joint_logits
 from robustbench_med.attacks.apgd import APGD, checkpoints
 from robustbench_med.attacks.autoattack import AutoAttack
 from robustbench_med.attacks.square import Square
@@ -84,36 +78,53 @@ def test_scale_does_not_matter_to_dlr(scale: float) -> None:
 
 
 def test_heads_as_one() -> None:
+    """What libraries are shown instead of several heads."""
+    goal = Goal(asks({"first": 2, "second": 3}))
     logits = {"first": LOGITS[:, :2], "second": LOGITS[:, 2:]}
     labels = {"first": torch.tensor([0, 1]), "second": torch.tensor([2, 0])}
-    z, y = joint_logits(logits), joint_labels(labels, {"first": 2, "second": 3})
+    z, y = joint_logits(goal, logits, labels), joint_labels(goal, labels)
     assert z.shape == (2, 6)
     assert y.tolist() == [2, 3]
     assert z[0, 2] == logits["first"][0, 0] + logits["second"][0, 2]
     # The joint margin is the largest of the heads' margins, which Goal uses in its place.
-    torch.testing.assert_close(margin(z, y), Goal().loss(margin, logits, labels))
+    torch.testing.assert_close(margin(z, y), goal.loss(margin, logits, labels))
 
 
-def test_too_many_heads_to_combine() -> None:
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_any_number_of_heads_has_a_loss(loss: Loss) -> None:
+    """4^7 combinations of answers, none of which is ever built."""
     logits = {str(i): torch.zeros(1, 4) for i in range(7)}
     labels = {str(i): torch.zeros(1, dtype=torch.long) for i in range(7)}
-    with pytest.raises(UserError, match="7 heads have 16384 combinations"):
-        Goal().loss(dlr, logits, labels)
-    assert Goal().loss(margin, logits, labels) == 0
+    reached = Goal(asks(dict.fromkeys(logits, 4))).loss(loss, logits, labels)
+    torch.testing.assert_close(reached, torch.tensor([7 * math.log(4) if loss.any_of == "sum" else 0.0]))
 
 
 def test_targets_by_falling_logit() -> None:
-    logits = {"first": LOGITS, "second": LOGITS[:, :2]}
-    labels = {"first": LABELS, "second": LABELS}
-    one = Goal("first").candidates(logits, labels, 9)
-    assert [t[0].tolist() for t in one] == [[2, 1], [3, 2], [1, 4], [4, 3]]
-    both = Goal("all").candidates(logits, labels, 2)
-    assert [[t.tolist() for t in aims] for aims in both] == [[[2, 1], [1, 1]], [[3, 2], [1, 1]]]
+    logits, labels = {"first": LOGITS, "second": LOGITS[:, :2]}, {"first": LABELS, "second": LABELS}
+    heads = asks({"first": 5, "second": 2})
+    one = answers(Goal(heads, "first").candidates(logits, labels, 9))
+    assert one == [[(0, 2), (0, 1)], [(0, 3), (0, 2)], [(0, 1), (0, 4)], [(0, 4), (0, 3)]]
+    both = Goal(heads, "all").candidates(logits, labels, 2)
+    assert [aim.question.tolist() for aim in both] == [[[0, 1], [0, 1]]] * 2
+    assert [aim.answer.tolist() for aim in both if aim.answer is not None] == [
+        [[2, 1], [1, 1]],
+        [[3, 1], [2, 1]],
+    ]
     # Any head: one alone is wrong, the nearest first, and no head's classes crowd out another's.
-    flips = torch.stack([t[0] for t in Goal().candidates(logits, labels, 99)], 1)
-    assert [(row // 2).tolist() for row in flips] == [[2, 3, 1, 0, 4], [1, 0, 2, 4, 3]]
-    assert [(row % 2).tolist() for row in flips] == [[0, 0, 0, 1, 0], [0, 1, 0, 0, 0]]
-    assert len(Goal().candidates(logits, labels, 3)) == 3 + 1
+    flips = answers(Goal(heads).candidates(logits, labels, 99))
+    first, second = ([flip[sample] for flip in flips] for sample in (0, 1))
+    assert first == [(0, 2), (0, 3), (0, 1), (1, 1), (0, 4)]
+    assert second == [(0, 1), (1, 1), (0, 2), (0, 4), (0, 3)]
+    assert len(Goal(heads).candidates(logits, labels, 3)) == 3 + 1
+
+
+def answers(aims: Sequence[Aim]) -> list[list[tuple[int, int]]]:
+    """By aim and sample the question and the answer of aims at one question each."""
+    found = []
+    for aim in aims:
+        assert aim.answer is not None
+        found.append(list(zip(aim.question.flatten().tolist(), aim.answer.flatten().tolist(), strict=True)))
+    return found
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "joint"])
@@ -235,7 +246,7 @@ def test_autoattack_is_no_weaker_than_any_member(head: str, monkeypatch: pytest.
 
     def fallen(attack: Attack) -> Tensor:
         found = attack.perturb(target_of(net, threat, head), batch)
-        return Goal(head).success(net(found), batch.labels) > 0
+        return goal_of(net, head).success(net(found), batch.labels) > 0
 
     whole = fallen(AutoAttack())
     members = [fallen(member) for member in AutoAttack().members]
@@ -290,7 +301,7 @@ def test_what_no_draw_gets_right_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
     # Odd in (image - 0.5): its negative is the other class, whatever the draw multiplies the logits by.
     net = seeded(RandomNet, {"a": 1}, {"first": 2}, std=0.1)
     split = random_split(3)
-    labels = labelled_by(net, split_of({"a": split.images["a"]}, {"first": np.zeros(3, int)}, {"first": 2}))
+    labels = labelled_by(net, split_of({"a": split.arrays["a"]}, {"first": np.zeros(3, int)}, {"first": 2}))
     net.noise.reseed(0)
     AutoAttack(version="rand").perturb(target_of(net, threat_of(a=1.0), eot=2), batch_of(labels))
     assert met == [("s0", "s1", "s2"), ("s1", "s2")]
@@ -310,7 +321,7 @@ def test_the_coin_flip_model_scores_90_percent(
     split = split_of(images, {"first": np.arange(200) % 2}, {"first": 2})
     plan = plan_of(seeded(CoinFlip), split, AutoAttack(version=version, eot=4), threat_of(a=1e-9))
     outcomes = evaluate(plan, tmp_path, lambda _: None)
-    robust = accuracies(outcomes, plan)["first"].robust
+    robust = accuracies(outcomes, plan.goal, "element")["first"].robust
     assert robust.low <= 0.9 <= robust.high
     assert robust.high - robust.low < 0.06
 
@@ -318,12 +329,11 @@ def test_the_coin_flip_model_scores_90_percent(
 def test_the_twin_has_no_noise_and_gets_it_back() -> None:
     net = seeded(RandomNet, CHANNELS, CLASSES)
     batch, threat = batch_of(labelled_by(net, random_split(8))), threat_of(a=0.1, b=0.1)
-    net.noise.reseed(1)
     found = Transfer(steps=5).perturb(target_of(net, threat, eot=3), batch)
     assert net.noise.scale == 1
     twin = seeded(ConvNet, CHANNELS, CLASSES)
     twin.load_state_dict(net.state_dict())
-    expected = Transfer(steps=5).perturb(target_of(twin, threat), batch)
+    expected = Transfer(steps=5, surrogate="itself").perturb(target_of(twin, threat), batch)
     for name in CHANNELS:
         torch.testing.assert_close(found[name], expected[name])
 
@@ -334,8 +344,12 @@ def test_transfer_asks_the_surrogate_alone() -> None:
     target = target_of(net, threat_of(a=0.1, b=0.1), eot=3)
     Transfer(steps=5).perturb(target, batch)
     assert (target.passes.forward, target.passes.backward) == (8 * 6, 8 * 5)
+    other = replace(target, load_surrogate=lambda _: seeded(ConvNet, CHANNELS, {"first": 2}))
     with pytest.raises(UserError, match="has other modalities or heads"):
-        Transfer(surrogate="concat").perturb(target, batch)
+        Transfer(surrogate="concat").perturb(other, batch)
+    still = target_of(seeded(ConvNet, CHANNELS, CLASSES), target.threat)
+    with pytest.raises(UserError, match="its noise-off twin is the model itself"):
+        Transfer().perturb(still, batch)
     with pytest.raises(UserError, match="name a surrogate or drop weights"):
         Transfer(weights="x.safetensors")
 

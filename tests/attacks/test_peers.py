@@ -8,12 +8,12 @@ from functools import cache
 
 import pytest
 import torch
+from tiny import target_of
 from torch import Tensor, nn
 
 from benchmarks.attacks import RIVALS, Row, digits_case, measured, weaker
-from robustbench_med.api.attack import Batch, Passes, Target
+from robustbench_med.api.attack import Batch
 from robustbench_med.api.model import FusionModel
-from robustbench_med.api.objective import Goal
 from robustbench_med.api.threat import Budget, Norm, ThreatModel
 from robustbench_med.attacks.cw import CW
 
@@ -29,7 +29,7 @@ class Sharpened(FusionModel):
     """Another model with its logits scaled, where plain cross-entropy has no gradient left."""
 
     def __init__(self, model: FusionModel, factor: float) -> None:
-        super().__init__(model.channels, model.classes)
+        super().__init__(tuple(model.takes.values()), tuple(model.answers.values()))
         self.model, self.factor = nn.ModuleList([model]), factor
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -71,7 +71,7 @@ def test_cw_finds_images_as_near_as_the_best_library() -> None:
             return model({"image": image})["digit"]
 
     wide = ThreatModel({"image": Budget("l2", 10.0)})
-    found, _ = CW().minimise(Target(model, wide, Goal(), 1, 0, Passes()), batch)
+    found, _ = CW().minimise(target_of(model, wide), batch)
     library = foolbox.attacks.L2CarliniWagnerAttack(binary_search_steps=9, steps=1000)
     with torch.random.fork_rng():
         theirs = library(

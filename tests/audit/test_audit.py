@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fakes import CASES, audited
+from numpy.typing import NDArray
 from tiny import (
     ATTACKS,
     CHANNELS,
     CLASSES,
     ConvNet,
     RandomNet,
+    Shared,
     labelled_by,
     plan_of,
     random_split,
@@ -24,18 +27,20 @@ from tiny import (
 )
 from torch import Tensor
 
-from benchmarks.audit import CASES, audited
 from robustbench_med.api.attack import Attack, Batch, Target
 from robustbench_med.api.data import Split
-from robustbench_med.api.model import FusionModel
-from robustbench_med.audit import SOUND, UNAUDITED, AuditConfig, Bench, Other, Thresholds, audit
-from robustbench_med.audit.by_attacks import _lead, silent_success, unbounded
-from robustbench_med.audit.of_model import gradients
+from robustbench_med.api.model import DrawsSharedBy, FusionModel
+from robustbench_med.audit import AuditConfig, Bench, Other, Thresholds, audit
+from robustbench_med.audit.by_attacks import silent_success, unbounded
+from robustbench_med.audit.of_gradients import gradients
+from robustbench_med.audit.of_model import no_memory
 from robustbench_med.cli import main
 from robustbench_med.evaluation.batches import evaluate
 from robustbench_med.evaluation.prepare import RunConfig
+from robustbench_med.measure.ranking import boards
+from robustbench_med.measure.statistics import Scored, lead
+from robustbench_med.measure.verdict import UNAUDITED, Finding, Result, is_failed, is_sound, verdict
 from robustbench_med.reporting import leaderboard
-from robustbench_med.reporting.board import boards
 from robustbench_med.studies import run as pipeline
 from robustbench_med.studies.run import run
 
@@ -58,7 +63,8 @@ QUICK = (
 @pytest.mark.parametrize("name", QUICK)
 def test_fakes_are_flagged_and_sound_models_are_not(name: str) -> None:
     _, found = audited(CASES[name], 0)
-    assert (found.verdict == SOUND) == CASES[name].sound, found.findings
+    assert is_sound(found.verdict) == CASES[name].sound, found.findings
+    assert is_failed(found.verdict) != CASES[name].sound, found.findings
 
 
 @pytest.mark.slow
@@ -66,7 +72,8 @@ def test_fakes_are_flagged_and_sound_models_are_not(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_every_fake_on_three_seeds(name: str, seed: int) -> None:
     _, found = audited(CASES[name], seed)
-    assert (found.verdict == SOUND) == CASES[name].sound, found.findings
+    assert is_sound(found.verdict) == CASES[name].sound, found.findings
+    assert is_failed(found.verdict) != CASES[name].sound, found.findings
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ def test_a_weak_attack_is_named_by_what_beats_it(tmp_path: Path) -> None:
         return ATTACKS.get("fgsm")()
 
     found = audit(Bench(plan, outcomes, config, make, tmp_path, lambda _: None, Thresholds()))
-    failed = {f.check for f in found.findings if not f.passed}
+    failed = {f.check for f in found.findings if f.result == "failed"}
     assert "one step" in failed
     assert not failed & {"finite", "logits", "gradients", "uphill"}
     assert found.forward > 0
@@ -118,14 +125,14 @@ def test_what_an_attack_broke_and_did_not_return_is_seen(tmp_path: Path) -> None
     split = labelled_by(net, random_split(40))
     pgd = ATTACKS.get("pgd")(steps=3)
     (found,) = silent_success(bench_of(net, split, pgd, tmp_path / "pgd"))
-    assert found.passed
-    assert found.numbers["silent"] == 0
+    assert found.result == "passed"
+    assert found.numbers["lost"] == 0
     bench = bench_of(net, split, Forgetful(), tmp_path / "forgetful")
     (found,) = silent_success(bench)
-    assert not found.passed
+    assert found.result == "failed"
     broken = 1 - float(bench_of(net, split, pgd, tmp_path / "again").right.mean())
-    assert found.numbers["silent"] == pytest.approx(broken, abs=0.05)
-    assert not net._wrappers
+    assert found.numbers["lost"] == pytest.approx(broken, abs=0.05)
+    assert not bench.model._wrappers
 
 
 def test_a_blocked_modality_is_named_and_an_unseen_one_is_not(tmp_path: Path) -> None:
@@ -159,7 +166,7 @@ def test_a_masked_head_cannot_hide_behind_another(tmp_path: Path) -> None:
     net = seeded(Hidden, CHANNELS, CLASSES)
     split = labelled_by(net, random_split(20))
     (present, *_) = gradients(bench_of(net, split, ATTACKS.get("pgd")(steps=2), tmp_path))
-    assert not present.passed
+    assert present.result == "failed"
     assert present.evidence.startswith("second")
 
 
@@ -178,7 +185,7 @@ def test_nothing_is_unbounded_while_another_image_stays(tmp_path: Path) -> None:
     bench = Bench(plan, outcomes, config, lambda *_: attack, tmp_path, lambda _: None, Thresholds())
     (found,) = unbounded(bench)
     assert found.numbers["robust"] > found.numbers["constant"] + 0.2
-    assert found.passed
+    assert found.result == "passed"
 
 
 def test_parts_of_an_audit_of_another_size_are_not_read(tmp_path: Path) -> None:
@@ -205,32 +212,41 @@ def test_prolonged_multiplies_steps_and_nothing_else() -> None:
     assert ATTACKS.get("uniform-noise")().prolonged(2) is None
 
 
+def lead_of(
+    first: NDArray[np.bool_], second: NDArray[np.bool_], shared_by: DrawsSharedBy = "none"
+) -> tuple[float, float]:
+    names = [str(i) for i in range(first.shape[1])]
+    one, two = (Scored.mean(right, shared_by) for right in (first, second))
+    return lead(one, two, names, np.zeros(len(names), np.int64))
+
+
 def test_a_lead_is_certain_only_beyond_chance() -> None:
     rng = np.random.default_rng(0)
     same = rng.random((1, 100)) < 0.5
-    assert _lead(same, same) == (0.0, 0.0)
+    assert lead_of(same, same) == (0.0, 0.0)
     fewer = same.copy()
     fewer[0, np.flatnonzero(same[0])[:1]] = False
-    mean, low = _lead(same, fewer)
+    mean, low = lead_of(same, fewer)
     assert mean == pytest.approx(0.01)
     assert low < 0
     fewer[0, np.flatnonzero(same[0])[:12]] = False
-    assert _lead(same, fewer)[1] > 0.05
+    assert lead_of(same, fewer)[1] > 0.05
     # Draws shared by all samples: one lucky draw of ten is no certainty.
     draws = np.ones((10, 100), bool)
     lucky = draws.copy()
     lucky[0] = False
-    assert _lead(draws, lucky)[1] < 0
+    assert lead_of(draws, lucky, "batch")[1] < 0
+    assert lead_of(draws, lucky, "element")[1] > 0
 
 
 def test_every_run_makes_the_cheap_checks(weights: dict[str, Path], tmp_path: Path) -> None:
     config = RunConfig("concat", "fgsm", weights=str(weights["concat"]), samples=4, out=str(tmp_path))
     found = run(config).record["audit"]
-    checks = {"finite", "logits", "repeatable", "gradients", "faithful", "uphill", "steady"}
+    checks = {"finite", "logits", "memory", "repeatable", "gradients", "faithful", "uphill", "steady"}
     assert {f["check"] for f in found["findings"]} == checks
     assert not found["complete"]
-    failed = [f["check"] for f in found["findings"] if not f["passed"]]
-    assert found["verdict"] == (", ".join(failed) or UNAUDITED)
+    failed = ", ".join(f["check"] for f in found["findings"] if f["result"] == "failed")
+    assert found["verdict"] == (f"not sound: {failed}" if failed else UNAUDITED)
 
 
 def test_robmed_audit_prints_every_check(concat: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,7 +267,8 @@ def test_a_finished_run_is_audited_without_another_attack(
     )
     config = replace(config, attack_options={"steps": 1}, draws=2)
     first = run(config)
-    monkeypatch.setattr(pipeline, "_make", None)  # whoever attacks fails
+    for attacks in ("_evaluated", "_searched"):
+        monkeypatch.setattr(pipeline._Work, attacks, None)  # whoever calls one fails
     second = run(config, "quick")
     assert second.record["audit"]["complete"]
     for kept in ("run", "accuracy", "eot_curve", "cost", "started"):
@@ -268,7 +285,7 @@ def test_a_finished_run_is_audited_without_another_attack(
 
 @pytest.mark.parametrize(("draws", "asked"), [(1, False), (4, True)])
 def test_one_draw_cannot_choose_among_attacks(draws: int, asked: bool, tmp_path: Path) -> None:
-    """The least of several single draws is low whatever the attacks; with more, half of them choose."""
+    """The least of several single draws is low whatever the attacks; with more, other draws choose."""
     net = seeded(RandomNet, CHANNELS, CLASSES)
     plan = plan_of(net, random_split(20), ATTACKS.get("fgsm")(), threat_of(a=0.1, b=0.1), draws=draws)
     outcomes = evaluate(plan, tmp_path / "run", lambda _: None)
@@ -278,6 +295,99 @@ def test_one_draw_cannot_choose_among_attacks(draws: int, asked: bool, tmp_path:
         return ATTACKS.get(name)(**options)
 
     found = audit(Bench(plan, outcomes, config, make, tmp_path, lambda _: None, Thresholds()))
-    checks = {f.check for f in found.findings}
-    assert "again" in checks
-    assert ("together" in checks) is asked
+    results = {f.check: f.result for f in found.findings}
+    assert results["again"] in ("passed", "failed")
+    assert (results["together"] != "does not apply") is asked
+
+
+class Remembering(ConvNet):
+    """Answers otherwise the more it was asked; its copies begin anew."""
+
+    asked = 0
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        self.asked += 1
+        return {head: z * (1 + self.asked) for head, z in super().forward(inputs).items()}
+
+
+class Placed(ConvNet):
+    """Answers by a sample's place in the batch."""
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        place = torch.arange(len(inputs["a"]))[:, None]
+        return {head: z + place for head, z in super().forward(inputs).items()}
+
+
+@pytest.mark.parametrize(
+    ("cls", "result"),
+    [(ConvNet, "passed"), (RandomNet, "passed"), (Remembering, "failed"), (Placed, "failed")],
+)
+def test_a_model_that_was_attacked_answers_as_one_that_was_not(
+    cls: type[FusionModel], result: Result, tmp_path: Path
+) -> None:
+    net = seeded(cls, CHANNELS, CLASSES)
+    (found,) = no_memory(bench_of(net, random_split(12), ATTACKS.get("pgd")(steps=2), tmp_path))
+    assert found.result == result
+
+
+class Counted(ConvNet):
+    """Takes note of the first pixel of everything that it is shown with a gradient."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.shown: list[set[float]] = Shared()
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if inputs["a"].requires_grad:
+            self.shown.append(set(inputs["b"][:, 0, 0, 0].tolist()))
+        return super().forward(inputs)
+
+
+def test_further_attacks_are_made_on_what_stands(tmp_path: Path) -> None:
+    """Only "a" is attacked, so that "b" tells who it is."""
+    net = seeded(Counted, CHANNELS, CLASSES)
+    assert isinstance(net, Counted)
+    split, attack = labelled_by(net, random_split(30)), ATTACKS.get("pgd")(steps=5)
+    plan = plan_of(net, split, attack, threat_of(a=0.1))
+    outcomes = evaluate(plan, tmp_path / "run", lambda _: None)
+    config = AuditConfig(others=(), strong=Other("unbounded", "fgsm"))
+    bench = Bench(plan, outcomes, config, lambda *_: attack, tmp_path, lambda _: None, Thresholds())
+    assert 0 < len(bench.standing) < 30
+    net.shown.clear()
+    right = bench.under("again", attack=attack)
+    standing = set(split.arrays["b"][bench.standing, 0, 0, 0].tolist())
+    assert set.union(*net.shown) == standing
+    assert right.sum() <= len(bench.standing)
+
+
+def test_what_cannot_be_made_is_no_success(tmp_path: Path) -> None:
+    """A library that knows no radii of their own, for two modalities of different sizes."""
+    net = seeded(ConvNet, CHANNELS, CLASSES)
+    bench = bench_of(net, labelled_by(net, random_split(20)), Lazy(), tmp_path)
+    twin = Other("transfer", "transfer")
+    others = (Other("library", "torchattacks", {"variant": "PGD"}), twin)
+    bench.config = replace(bench.config, others=others)
+    bench.make = lambda name, options: ATTACKS.get("pgd" if name == "fgsm" else name)(**options)
+    found = {f.check: f for f in audit(bench).findings}
+    assert found["library"].result == "not made"
+    assert "use --attack pgd" in found["library"].evidence
+    assert found["transfer"].result == "does not apply"
+    assert "the model itself" in found["transfer"].evidence
+
+
+@pytest.mark.parametrize(
+    ("results", "complete", "knowledge", "words"),
+    [
+        (["passed", "does not apply"], True, "", "sound"),
+        (["passed", "passed"], True, "score", "sound against score attackers"),
+        (["passed", "passed"], False, "", "unaudited"),
+        (["passed", "failed"], False, "", "not sound: 1"),
+        (["failed", "failed", "not made"], True, "", "not sound: 0, 1"),
+        (["passed", "not made"], True, "", "incomplete: 1"),
+    ],
+)
+def test_verdicts_are_words(results: list[Result], complete: bool, knowledge: str, words: str) -> None:
+    found = [Finding(str(number), result, "") for number, result in enumerate(results)]
+    assert verdict(found, complete, knowledge) == words
+    assert is_sound(words) == words.startswith("sound")
+    assert is_failed(words) == words.startswith("not sound")

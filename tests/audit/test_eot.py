@@ -54,16 +54,19 @@ def test_agreement_rises_with_the_draws() -> None:
     assert found[-1] > found[0] + 0.1
 
 
-def point(draws: int, robust: float, cosine: float) -> Point:
-    return Point(draws, robust, robust - 0.05, robust + 0.05, cosine)
+def point(draws: int, robust: float, cosine: float, fell: float = 1.0, fell_at_most: float = 1.0) -> Point:
+    return Point(draws, robust, robust - 0.05, robust + 0.05, cosine, fell, fell_at_most)
 
 
 @pytest.mark.parametrize(
     ("last", "done"),
     [
-        (point(2, 0.51, 0.9), True),
-        (point(2, 0.40, 0.9), False),
-        (point(2, 0.51, 0.2), False),
+        (point(2, 0.51, 0.9, -0.01, 0.03), True),
+        (point(2, 0.49, 0.9, 0.01, 0.03), True),
+        (point(2, 0.40, 0.9, 0.1, 0.15), False),
+        (point(2, 0.60, 0.9, -0.1, -0.05), False),
+        (point(2, 0.49, 0.9, 0.01, 0.08), False),  # so few samples do not exclude that it fell further
+        (point(2, 0.51, 0.2, -0.01, 0.03), False),
     ],
 )
 def test_both_accuracy_and_gradients_decide(last: Point, done: bool) -> None:
@@ -71,7 +74,7 @@ def test_both_accuracy_and_gradients_decide(last: Point, done: bool) -> None:
     assert settled(points) == done
     assert not settled(points[:1])
     finding = converged(Curve(tuple(points), done, 50, 0, 0))
-    assert finding.passed == done
+    assert (finding.result == "passed") == done
     assert ("not converged" in finding.evidence) != done
 
 

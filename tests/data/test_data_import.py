@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import itertools
 import json
@@ -130,7 +131,7 @@ def load_all(source: DataSource) -> dict[str, Split]:
 
 
 def stored_hashes(split: Split, modality: str) -> set[bytes]:
-    return {hashlib.sha256(image.tobytes()).digest() for image in split.images[modality]}
+    return {hashlib.sha256(image.tobytes()).digest() for image in split.arrays[modality]}
 
 
 def shared_images(loaded: dict[str, Split], modality: str) -> int:
@@ -143,7 +144,7 @@ def near_copies(test: Split, train: Split, modality: str) -> int:
     """How many test images correlate above 0.99 with a training image."""
 
     def standard(split: Split) -> NDArray[np.float32]:
-        flat = split.images[modality].reshape(len(split.images[modality]), -1).astype(np.float32)
+        flat = split.arrays[modality].reshape(len(split.arrays[modality]), -1).astype(np.float32)
         flat -= flat.mean(axis=1, keepdims=True)
         scaled: NDArray[np.float32] = flat / np.linalg.norm(flat, axis=1, keepdims=True)
         return scaled
@@ -167,20 +168,20 @@ class TestMilk10k:
         assert report.counts["test/diagnosis/NV"] == 2
         assert report.folder == home / "datasets" / "milk10k"
         train = loaded["train"]
-        assert train.pixels("clinical", slice(0, 2)).shape == (2, 3, 28, 28)
+        assert train.values("clinical", slice(0, 2)).shape == (2, 3, 28, 28)
         assert train.groups == train.ids
         assert set(train.subgroups) == {"sex", "age_band", "skin_tone", "site"}
         assert set(train.subgroups["age_band"]) == {"45-59"}
         truth = {row["lesion_id"]: "MEL" if row["MEL"] == "1.0" else "NV" for row in milk.labels}
-        classes = train.info.tasks[0].classes
+        classes = train.info.heads[0].answers
         assert [classes[i] for i in train.labels["diagnosis"]] == [truth[lesion] for lesion in train.ids]
 
     def test_image_type_decides_the_modality(self, milk: FakeMilk) -> None:
         Milk10k().import_from(milk.save())
         for split in load_all(Milk10k()).values():
             # Dermoscopic fakes are plain blue, clinical ones noise in all channels.
-            assert split.images["dermoscopic"][:, 0].max() < 30
-            assert split.images["clinical"][:, 0].max() > 200
+            assert split.arrays["dermoscopic"][:, 0].max() < 30
+            assert split.arrays["clinical"][:, 0].max() > 200
 
     def test_a_partial_folder_is_allowed_and_named(self, milk: FakeMilk) -> None:
         report = Milk10k().import_from(milk.save())
@@ -210,7 +211,7 @@ class TestMilk10k:
         before = Milk10k().load("test").ids
         every = Milk10k().import_from(milk.folder, classes="all")
         assert class_sum(dict(every.counts), "diagnosis", "DF") == 10
-        assert len(Milk10k().load("val").info.tasks[0].classes) == 11
+        assert len(Milk10k().load("val").info.heads[0].answers) == 11
         assert set(before) < set(Milk10k().load("test").ids)
 
     @pytest.mark.parametrize(
@@ -337,7 +338,7 @@ class TestMriCt:
         loaded = load_all(MriCt())
         assert {split: len(loaded[split]) for split in SPLITS} == {"train": 72, "val": 6, "test": 12}
         assert report.counts["test/lung/benign"] == 4
-        assert loaded["test"].pixels("mri", slice(None)).shape == (12, 1, 32, 32)
+        assert loaded["test"].values("mri", slice(None)).shape == (12, 1, 32, 32)
         assert loaded["train"].ids[0] == "mri-ct-train-0001"
         assert any("2 mri images of val" in line for line in report.left_out)
         assert any("28 mri images of test" in line for line in report.left_out)
@@ -349,7 +350,7 @@ class TestMriCt:
         for index, row in enumerate(rows):
             with Image.open(slices / "brain_tumor_mri" / row["file_mri"]) as image:
                 expected = np.asarray(image)
-            assert np.array_equal(test.images["mri"][test.rows["mri"][index]][0], expected)
+            assert np.array_equal(test.arrays["mri"][test.rows["mri"][index]][0], expected)
             assert row["file_mri"].split("/")[1] == row["label_tumor"]
             assert row["file_ct"][0].lower() == row["label_lung"][0]
 
@@ -361,7 +362,7 @@ class TestMriCt:
             with Image.open(ct_folder(slices) / row["file_ct"]) as image:
                 wide = np.asarray(image)
             left = (wide.shape[1] - 32) // 2
-            assert np.array_equal(val.pixels("ct", [index])[0, 0] * 255, wide[:, left : left + 32])
+            assert np.array_equal(val.values("ct", [index])[0, 0] * 255, wide[:, left : left + 32])
 
     def test_recycling_only_in_train(self, slices: Path) -> None:
         MriCt().import_from(slices)
@@ -568,9 +569,11 @@ class TestStore:
         assert str(caught.value).endswith("import again with robmed data import milk10k --from DIR")
         assert "\n" not in str(caught.value)
 
-    @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+    @pytest.mark.parametrize(
+        "error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")], ids=["kill", "full"]
+    )
     def test_an_interrupted_import_leaves_the_old_copy(
-        self, milk: FakeMilk, home: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+        self, milk: FakeMilk, home: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
     ) -> None:
         Milk10k().import_from(milk.save())
         before = Milk10k().load("train").fingerprint
@@ -612,7 +615,7 @@ class TestStore:
     def test_a_split_holds_only_its_own_images(self, milk: FakeMilk) -> None:
         Milk10k().import_from(milk.save())
         loaded = load_all(Milk10k())
-        assert {name: len(split.images["clinical"]) for name, split in loaded.items()} == {
+        assert {name: len(split.arrays["clinical"]) for name, split in loaded.items()} == {
             "train": 14,
             "val": 2,
             "test": 4,

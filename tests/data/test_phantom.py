@@ -32,7 +32,7 @@ def _lesion_contrast(split: Split, modality: str) -> NDArray[np.float64]:
     right = split.labels["side"] == 1
     here = lesion_masks(split.name, indices, right)
     there = lesion_masks(split.name, indices, ~right)
-    image = split.pixels(modality, indices)[:, 0].astype(np.float64)
+    image = split.values(modality, indices)[:, 0].astype(np.float64)
     weight = here / here.sum(axis=(1, 2), keepdims=True) - there / there.sum(axis=(1, 2), keepdims=True)
     contrast: NDArray[np.float64] = (weight * image).sum(axis=(1, 2))
     return contrast
@@ -55,8 +55,8 @@ def test_split_keeps_the_contract(name: str) -> None:
     assert split.ids[1] == f"phantom-{name}-0001"
     assert split.groups == split.ids
     assert split.info.synthetic
-    assert all(images.dtype == np.uint8 for images in split.images.values())
-    for images in split.images.values():
+    assert all(images.dtype == np.uint8 for images in split.arrays.values())
+    for images in split.arrays.values():
         assert len({image.tobytes() for image in images}) == len(split)
 
 
@@ -69,7 +69,7 @@ def test_a_sample_does_not_depend_on_its_neighbours(test_split: Split) -> None:
     picked = np.array([617, 3])
     alone = render("test", picked, findings_of(picked))
     for modality, images in alone.items():
-        np.testing.assert_array_equal(images, test_split.images[modality][picked])
+        np.testing.assert_array_equal(images, test_split.arrays[modality][picked])
 
 
 def test_splits_differ() -> None:

@@ -21,23 +21,25 @@ from tiny import (
     CHANNELS,
     CLASSES,
     ConvNet,
+    asks,
     batch_of,
     labelled_by,
     random_split,
     seeded,
+    takes,
     target_of,
     threat_of,
 )
 from torch import Tensor, nn
 
 from robustbench_med.api.defense import Defense
-from robustbench_med.api.model import FusionModel
+from robustbench_med.api.model import FusionModel, straight_through
 from robustbench_med.api.registry import Registry
 from robustbench_med.evaluation.prepare import RunConfig
 from robustbench_med.models.fusion import Concat
-from robustbench_med.models.layers import straight_through
-from robustbench_med.models.load import DefenseConfig, ModelConfig, load_model
+from robustbench_med.models.load import load_model
 from robustbench_med.models.mail import MAIL
+from robustbench_med.models.named import DefenseConfig, ModelConfig
 from robustbench_med.studies.run import run
 from robustbench_med.util.config import build
 from robustbench_med.util.errors import UserError
@@ -49,8 +51,8 @@ DEFENSES: Registry[Callable[..., Defense]] = Registry("defense", "robustbench_me
 class Pixels(FusionModel):
     """Logits are the pixels themselves, so that what a defense does to images can be read off."""
 
-    def __init__(self) -> None:
-        super().__init__(CHANNELS, CLASSES)
+    def __init__(self, channels: Mapping[str, int] = CHANNELS) -> None:
+        super().__init__(takes(channels), asks(CLASSES))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {task: inputs[name].flatten(1) for task, name in zip(CLASSES, CHANNELS, strict=True)}
@@ -60,7 +62,7 @@ class Hidden(FusionModel):
     """A pixel-wise net with dropout in two places, one layer used in both."""
 
     def __init__(self, rate: float = 0.5) -> None:
-        super().__init__(CHANNELS, CLASSES)
+        super().__init__(takes(CHANNELS), asks(CLASSES))
         self.dropout = nn.Dropout(rate)
         self.trunk = nn.Sequential(self.dropout)
 
@@ -121,8 +123,7 @@ def test_bit_depth_by_hand(bits: int, value: float, rounded: float) -> None:
 def test_jpeg_is_pillows(channels: int, quality: int) -> None:
     stream = torch.Generator().manual_seed(0)
     x = F.interpolate(torch.rand(2, channels, 3, 4, generator=stream), (17, 24), mode="bilinear")
-    model = Pixels()
-    model.channels = {"a": channels, "b": channels}
+    model = Pixels({"a": channels, "b": channels})
     found = seen(defended(model, ("jpeg", {"quality": quality})), {"a": x, "b": x})["a"]
 
     def through_pillow(grey_or_rgb: Tensor) -> Tensor:
@@ -195,7 +196,10 @@ def test_inference_dropout_drops_its_share(rate: float | None, share: float) -> 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
 def test_inference_dropout_finds_the_layers_of_the_models_that_ship(dropout: float) -> None:
-    for net in (mail(dropout=dropout), Concat(TWO, CLASSES, width=NARROW, dropout=dropout).eval()):
+    for net in (
+        mail(dropout=dropout),
+        Concat(takes(TWO), asks(CLASSES), width=NARROW, dropout=dropout).eval(),
+    ):
         if dropout == 0:
             with pytest.raises(UserError, match="needs dropout layers"):
                 defended(net, ("inference-dropout", {}))
@@ -280,7 +284,7 @@ def test_straight_through_keeps_the_value_bit_for_bit() -> None:
     "name", ["gaussian-noise", "resize-pad", "logit-averaging", "randomized-smoothing", "inference-dropout"]
 )
 def test_gradients_reach_every_modality(name: str) -> None:
-    net = defended(Concat(TWO, CLASSES, width=NARROW), ("gaussian-noise", {}), (name, {}))
+    net = defended(Concat(takes(TWO), asks(CLASSES), width=NARROW), ("gaussian-noise", {}), (name, {}))
     inputs = {modality: x.requires_grad_() for modality, x in images(TWO).items()}
     logits = torch.cat(list(net(inputs).values()), 1)
     for gradient in torch.autograd.grad(logits.square().sum(), list(inputs.values())):
@@ -446,7 +450,10 @@ def test_frozen_projection_filters_are_part_of_the_net() -> None:
 
 @pytest.mark.parametrize("layout", ["appended", "replaced"])
 def test_the_published_recipe_changes_the_stems_only(layout: str) -> None:
-    for bare in (MAIL(TWO, CLASSES, width=1 / 8).eval(), Concat(TWO, CLASSES, width=1 / 8).eval()):
+    for bare in (
+        MAIL(takes(TWO), asks(CLASSES), width=1 / 8).eval(),
+        Concat(takes(TWO), asks(CLASSES), width=1 / 8).eval(),
+    ):
         kept = {name: x.clone() for name, x in bare.state_dict().items()}
         options = {"where": "stem", "ratio": 0.75, "layout": layout}
         net = defended(bare, ("projection-filters", options))
@@ -636,7 +643,7 @@ def test_a_model_file_may_carry_any_defense(tmp_path: Path, weights: dict[str, P
 
 def test_images_of_the_split_are_left_alone() -> None:
     split = random_split(3)
-    before = {name: split.pixels(name, [0, 1, 2]) for name in CHANNELS}
+    before = {name: split.values(name, [0, 1, 2]) for name in CHANNELS}
     inputs = {name: torch.from_numpy(x.copy()) for name, x in before.items()}
     net = defended(
         seeded(ConvNet, CHANNELS, CLASSES),

@@ -9,15 +9,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tiny import ATTACKS, CHANNELS, CLASSES, RandomNet, plan_of, random_split, seeded, threat_of
+from tiny import ATTACKS, CHANNELS, CLASSES, RandomNet, asks, plan_of, random_split, seeded, threat_of
 
+from robustbench_med.api.heads import Binary
 from robustbench_med.evaluation.batches import evaluate
-from robustbench_med.measure.accuracy import ANY, correct
-from robustbench_med.measure.metrics import attack_success, describe, head_metrics, persistent, subgroups
+from robustbench_med.measure.accuracy import correct
+from robustbench_med.measure.metrics import (
+    QuestionMetrics,
+    attack_success,
+    describe,
+    persistent,
+    question_metrics,
+    subgroups,
+)
 
 
 def logits_of(guesses: list[int], classes: int = 3, height: float = 20.0) -> NDArray[np.float32]:
     return (height * np.eye(classes)[guesses])[None].astype(np.float32)
+
+
+def head_metrics(
+    logits: NDArray[np.float32], clean: NDArray[np.float32], labels: NDArray[np.int64]
+) -> QuestionMetrics:
+    """Of a head with one question."""
+    return question_metrics(logits, clean, labels, *asks({"head": logits.shape[2]}))
 
 
 def test_a_perfect_head() -> None:
@@ -65,6 +80,18 @@ def test_thresholds_come_from_clean_images() -> None:
     assert share(0) > 0.5
 
 
+def test_of_yes_or_no_the_yes_is_measured() -> None:
+    """A finding that is there in 20 of 100 samples, and found in 15 of them, with 7 false alarms."""
+    labels = (np.arange(100) < 20).astype(np.int64)
+    said = (np.arange(100) < 15) | (np.arange(100) >= 93)
+    score = np.where(said, 1.0, -1.0)
+    logits = np.stack([np.zeros(100), score], 1)[None].astype(np.float32)
+    found = question_metrics(logits, logits, labels, Binary("finding", modalities=("a",)))
+    assert found.macro_f1 == pytest.approx(2 * 15 / (22 + 20))
+    assert found.sensitivity == 15 / 20  # at a specificity of 73 / 80
+    assert found.auroc == pytest.approx((15 * 73 + 0.5 * (15 * 7 + 5 * 73)) / (20 * 80))
+
+
 def test_a_calibrated_head() -> None:
     rng = np.random.default_rng(0)
     chance = rng.uniform(0.5, 1, 20000)
@@ -96,8 +123,8 @@ def test_attack_success_is_among_what_was_right() -> None:
 
 def test_the_persistent_attacker_against_every_choice_of_draws() -> None:
     right = np.random.default_rng(0).random((5, 30)) < 0.7
-    for asks, share in enumerate(persistent(right), 1):
-        each = [right[list(chosen)].all(0).mean() for chosen in combinations(range(5), asks)]
+    for times, share in enumerate(persistent(right), 1):
+        each = [right[list(chosen)].all(0).mean() for chosen in combinations(range(5), times)]
         assert share == pytest.approx(np.mean(each))
 
 
@@ -107,15 +134,18 @@ def test_subgroups_are_parts_of_the_whole(tmp_path: Path) -> None:
     split = replace(random_split(66), subgroups={"sex": values})
     plan = plan_of(net, split, ATTACKS.get("pgd")(steps=2), threat_of(a=0.05, b=0.05))
     outcomes = evaluate(plan, tmp_path, lambda _: None)
-    right = correct(outcomes.adversarial, outcomes.labels, plan.goal)[ANY]
-    found = subgroups(outcomes, plan)
+    clean, right = (
+        correct(kind, outcomes.labels, plan.goal) for kind in (outcomes.clean, outcomes.adversarial)
+    )
+    found = subgroups(clean, right, outcomes, "element", split.subgroups)
     assert {s.value: s.samples for s in found} == {"f": 22, "m": 22, "unknown": 22}
     for subgroup, value in zip(sorted(found, key=lambda s: s.value), ("f", "m", ""), strict=True):
         members = np.array([v == value for v in values])
         assert subgroup.robust.value == pytest.approx(right[:, members].mean())
         assert subgroup.robust.low <= subgroup.robust.value <= subgroup.robust.high
-    said = describe(outcomes, plan)
+    said = describe(outcomes, plan.goal, "element", split.subgroups)
     assert said["worst_subgroup"]["robust"]["value"] == min(s.robust.value for s in found)
     assert said["persistent_attacker"][0] == pytest.approx(right.mean())
-    few = replace(plan, split=split.take(np.arange(30)))
-    assert describe(evaluate(few, tmp_path / "few", lambda _: None), few)["worst_subgroup"] is None
+    some = np.arange(30)
+    few = describe(outcomes.take(some), plan.goal, "element", split.take(some).subgroups)
+    assert few["worst_subgroup"] is None

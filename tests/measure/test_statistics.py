@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -11,6 +13,7 @@ from benchmarks.calibration import HIGHEST, KINDS, LOWEST, World, coverage
 from robustbench_med.measure.statistics import (
     Estimate,
     Scored,
+    _over_groups,
     accuracy,
     balanced_accuracy,
     mcnemar,
@@ -60,6 +63,21 @@ def test_copies_add_no_certainty() -> None:
     assert found.value == pytest.approx(expected.value)
     assert found.high - found.low == pytest.approx(expected.high - expected.low, rel=0.1)
     assert found.method == "groups"
+
+
+def test_groups_of_unequal_size_get_the_variance_that_they_have() -> None:
+    """Over all ways in which five lesions of 1 to 10 pictures can come out, each as likely as another."""
+    sizes = np.array([1, 1, 2, 3, 10])
+    group = np.repeat(np.arange(5), sizes)
+    means, variances = [], []
+    for lesions in itertools.product((0.0, 1.0), repeat=5):
+        values = np.array(lesions)[group]
+        variance, freedom = _over_groups(values, group)
+        means.append(values.mean())
+        variances.append(variance)
+        assert freedom == pytest.approx(17**2 / 115 - 1)
+    assert np.mean(variances) == pytest.approx(np.var(means))
+    assert np.var(means) == pytest.approx(0.25 * 115 / 17**2)
 
 
 def test_redraws_add_no_samples() -> None:

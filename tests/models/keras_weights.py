@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from robustbench_med.models.layers import ChannelGate, Stem
-from robustbench_med.models.mail import EMCAM, EMILA, ERLA, MAIL
+from robustbench_med.models.layers import Stem
+from robustbench_med.models.mail import EMCAM, EMILA, ERLA, MAIL, ChannelGate
 
 REFERENCE_DATA = Path(os.environ.get("ROBMED_REFERENCE_DATA", Path(__file__).parents[3] / "shared"))
 BRANCHES = ("gpc", "dw3", "dw5")

@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 import torch
 from narrow import DEFENSES, NARROW, TWO, images, mail
-from tiny import CHANNELS, CLASSES, ConvNet, random_split, seeded
+from tiny import CHANNELS, CLASSES, ConvNet, asks, random_split, seeded, takes
 from torch import Tensor
 
-from robustbench_med.api.data import DatasetInfo, Modality, Task
+from robustbench_med.api.data import DatasetInfo
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.randomness import NoiseSource
 from robustbench_med.models.fusion import Concat
 from robustbench_med.models.layers import conv2d_same
 from robustbench_med.models.load import multiply_accumulates
-from robustbench_med.models.mail import MAIL, scaled_widths
+from robustbench_med.models.mail import MAIL
+from robustbench_med.models.trunks import scaled_widths
 from robustbench_med.util.errors import UserError
 
 NOISE: tuple[str, dict[str, Any]] = ("attention-noise", {})
@@ -27,7 +28,7 @@ FILTERS: tuple[str, dict[str, Any]] = ("projection-filters", {"ratio": 0.25})
 @pytest.mark.parametrize("model_class", [MAIL, Concat])
 @pytest.mark.parametrize("size", [(28, 28), (32, 32), (33, 47), (65, 64), (224, 224)])
 def test_image_sizes(model_class: Callable[..., FusionModel], size: tuple[int, int]) -> None:
-    model = model_class(TWO, CLASSES, width=NARROW).eval()
+    model = model_class(takes(TWO), asks(CLASSES), width=NARROW).eval()
     with torch.inference_mode():
         logits = model(images(TWO, size))
     assert {task: tuple(x.shape) for task, x in logits.items()} == {"first": (2, 2), "second": (2, 3)}
@@ -50,7 +51,7 @@ def test_leaving_out_taps_that_meet_only_padding_changes_no_value(kernel: int, s
 def test_channels_and_heads(
     model_class: Callable[..., FusionModel], channels: dict[str, int], classes: dict[str, int]
 ) -> None:
-    model = model_class(channels, classes, width=NARROW).eval()
+    model = model_class(takes(channels), asks(classes), width=NARROW).eval()
     logits = model(images(channels))
     assert {task: x.shape[1] for task, x in logits.items()} == classes
     reversed_ = dict(reversed(images(channels).items()))
@@ -60,16 +61,16 @@ def test_channels_and_heads(
 
 @pytest.mark.parametrize("channels", [{"a": 1}, {"a": 1, "b": 2, "c": 3}])
 def test_mail_is_for_pairs(channels: dict[str, int]) -> None:
-    with pytest.raises(UserError, match=r"exactly two modalities.*defined for a pair"):
-        MAIL(channels, CLASSES, width=NARROW)
-    logits = Concat(channels, CLASSES, width=NARROW).eval()(images(channels))
+    with pytest.raises(UserError, match=r"exactly two images.*defined for a pair"):
+        MAIL(takes(channels), asks(CLASSES), width=NARROW)
+    logits = Concat(takes(channels), asks(CLASSES), width=NARROW).eval()(images(channels))
     assert logits.keys() == CLASSES.keys()
 
 
 @pytest.mark.parametrize("width", [1 / 32, 3 / 32, 0.1875, 0.25])
 def test_narrow_widths(width: float) -> None:
     assert scaled_widths(width) == tuple(round(w * width) for w in (64, 128, 256, 512))
-    assert MAIL(TWO, CLASSES, width=width).eval()(images(TWO))["first"].shape == (2, 2)
+    assert MAIL(takes(TWO), asks(CLASSES), width=width).eval()(images(TWO))["first"].shape == (2, 2)
 
 
 @pytest.mark.parametrize("width", [0, -1, 1 / 64, 0.1, float("nan")])
@@ -80,7 +81,7 @@ def test_impossible_widths(width: float) -> None:
 
 @pytest.mark.parametrize("model_class", [MAIL, Concat])
 def test_every_modality_and_parameter_matters(model_class: Callable[..., FusionModel]) -> None:
-    model = mail() if model_class is MAIL else Concat(TWO, CLASSES, width=NARROW).eval()
+    model = mail() if model_class is MAIL else Concat(takes(TWO), asks(CLASSES), width=NARROW).eval()
     inputs = {name: x.requires_grad_() for name, x in images(TWO).items()}
     model.requires_grad_(True)
     torch.stack([x.pow(2).sum() for x in model(inputs).values()]).sum().backward()  # type: ignore[no-untyped-call]
@@ -178,7 +179,7 @@ def test_a_model_without_the_hook_is_refused(defense: str, hook: str) -> None:
 
 
 def test_filters_fit_any_model_with_convolutions() -> None:
-    model = Concat(TWO, CLASSES, width=NARROW)
+    model = Concat(takes(TWO), asks(CLASSES), width=NARROW)
     DEFENSES.get("projection-filters")().apply(model)
     assert model.eval().draws_shared_by == "batch"
     assert changes(model)
@@ -220,10 +221,9 @@ def test_the_noise_off_twin_of_inference_dropout_is_the_net_without_it() -> None
 @pytest.mark.parametrize(("size", "millions"), [(128, 657), (64, 168)])
 def test_multiply_accumulates_of_the_whole_mail(size: int, millions: float) -> None:
     """Of the full width, against a count made on the released Keras model (657 M and 168 M)."""
-    net = MAIL({"x": 3, "y": 3}, {"first": 5, "second": 7}).eval()
-    modalities = tuple(Modality(name, (3, size, size), name) for name in net.channels)
-    tasks = tuple(Task(t, tuple(f"{t}{i}" for i in range(k)), ("x", "y")) for t, k in net.classes.items())
-    info = DatasetInfo("d", "d", "paired", modalities, tasks, "none", "none", True)
+    modalities, heads = takes({"x": (3, size, size), "y": (3, size, size)}), asks({"first": 5, "second": 7})
+    net = MAIL(modalities, heads).eval()
+    info = DatasetInfo("d", "d", "paired", modalities, heads, "none", "none", True)
     assert multiply_accumulates(net, info) / 1e6 == pytest.approx(millions, rel=2e-3)
 
 

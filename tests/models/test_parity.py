@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from keras_weights import REFERENCE_DATA, Fixture, KerasLoader, network_blocks, recorded_draws
+from tiny import asks, takes
 from torch import Tensor, nn
 
 from robustbench_med.api.defense import Defense
@@ -34,7 +35,7 @@ class Bench(FusionModel):
     """A model of one block, so that defenses can be applied to the block alone."""
 
     def __init__(self, block: nn.Module) -> None:
-        super().__init__({}, {})
+        super().__init__((), ())
         self.block = block
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -163,7 +164,8 @@ def test_whole_network(robust: bool) -> None:
     if not (REFERENCE_DATA / "fixtures" / f"{name}.npz").exists():
         pytest.skip(f"the reference data folder has no fixtures/{name}.npz (see CONTRIBUTING.md)")
     fixture = Fixture(name)
-    model = MAIL({"one": 3, "two": 3}, {"head1": 5, "head2": 7}, width=0.25, branch_norm=robust)
+    modalities, heads = takes({"one": 3, "two": 3}), asks({"head1": 5, "head2": 7})
+    model = MAIL(modalities, heads, width=0.25, branch_norm=robust)
     if robust:
         projection_filters(ratio=0.0).apply(model)
         attention_noise(std=0.6).apply(model)

@@ -9,7 +9,7 @@ import torch
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.data.phantom import BEST_SINGLE_MODALITY_ACCURACY
 from robustbench_med.evaluation import scoring
-from robustbench_med.evaluation.batches import load_batch
+from robustbench_med.evaluation.plan import load_batch
 from robustbench_med.measure import statistics
 from robustbench_med.models.load import load_model
 from robustbench_med.training.recipe import train_config
@@ -38,7 +38,7 @@ def test_card_describes_its_weights(name: str) -> None:
 def test_accuracy_is_what_the_card_says_and_needs_both_modalities(name: str) -> None:
     loaded, split = load_model(name), load_dataset("phantom", "test")
     batch = load_batch(split, SAMPLES, "cpu")
-    logits = scoring.logits(loaded.model, batch.inputs, 3, 1, "test")
+    logits = scoring.scores(loaded.model, batch.inputs, 3, 1, "test", batch.ids)
     for task, labels in batch.labels.items():
         correct = (logits[task].argmax(2) == labels).numpy()
         shared = loaded.model.draws_shared_by
@@ -60,5 +60,5 @@ def test_shuffled_weights_lose_the_accuracy() -> None:
             parameter.copy_(
                 flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(0))].view_as(parameter)
             )
-    logits = scoring.logits(loaded.model, batch.inputs, 1, 1, "test")["lesion"]
+    logits = scoring.scores(loaded.model, batch.inputs, 1, 1, "test", batch.ids)["lesion"]
     assert (logits.argmax(2) == batch.labels["lesion"]).float().mean() < 0.5

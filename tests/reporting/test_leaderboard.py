@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny import ATTACKS
 
+from robustbench_med.api.space import Box
+from robustbench_med.api.threat import Budget, Norm
+from robustbench_med.evaluation.identity import identify
+from robustbench_med.models.weights import config_from_card
 from robustbench_med.reporting import leaderboard
-from robustbench_med.reporting.record import identify
 from robustbench_med.reporting.suite import table
+from robustbench_med.studies.records import read_record
 from robustbench_med.studies.suite import Suite
 from robustbench_med.util.errors import UserError
 
@@ -77,15 +82,39 @@ def test_a_crash_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert {p.name for p in tmp_path.iterdir()} == {"board.csv", ".board.csv.lock"}
 
 
-@pytest.mark.parametrize("columns", ["abc", leaderboard.COLUMNS[:-1], (*leaderboard.COLUMNS, "x")])
+WITHOUT = [[name for name in leaderboard.COLUMNS if name != needed] for needed in leaderboard.NEEDED]
+
+
+@pytest.mark.parametrize("columns", ["abc", *WITHOUT], ids=["abc", *leaderboard.NEEDED])
 def test_foreign_header(columns: Sequence[str], tmp_path: Path) -> None:
     board, header = tmp_path / "board.csv", ",".join(columns) + "\n"
     board.write_text(header)
-    with pytest.raises(UserError, match="is not a leaderboard of this version"):
-        leaderboard.check_header(board)
-    with pytest.raises(UserError, match="is not a leaderboard of this version"):
-        leaderboard.append(board, row("one"))
+    for act in (
+        leaderboard.check_header,
+        leaderboard.read,
+        lambda path: leaderboard.append(path, row("one")),
+    ):
+        with pytest.raises(UserError, match="is not a leaderboard: it has no column"):
+            act(board)
     assert board.read_text() == header
+
+
+@pytest.mark.parametrize(
+    "columns", [leaderboard.COLUMNS[:-1], (*leaderboard.COLUMNS, "x"), leaderboard.NEEDED]
+)
+def test_leaderboards_of_other_versions(columns: Sequence[str], tmp_path: Path) -> None:
+    """What they have more is kept, what they lack is added; no cell moves to another column."""
+    board, numbers = tmp_path / "board.csv", dict.fromkeys(leaderboard.NUMBERS, "0.5000")
+    old, new = ({**row(run), "x": "y", **numbers} for run in ("one", "two"))
+    leaderboard.write(board, [{name: old[name] for name in columns}], columns)
+    leaderboard.check_header(board)
+    del new["x"]
+    leaderboard.append(board, new)
+    everything = list(dict.fromkeys([*columns, *leaderboard.COLUMNS]))
+    first, second = leaderboard.read(board)
+    assert list(first) == everything
+    assert first == {name: old[name] if name in columns else "" for name in everything}
+    assert second == {name: new.get(name, "") for name in everything}
 
 
 def test_a_missing_line_break_at_the_end(tmp_path: Path) -> None:
@@ -113,15 +142,25 @@ def test_commas_quotes_and_line_breaks_survive(tmp_path: Path) -> None:
         assert [line["model"] for line in csv.DictReader(stream)] == ['a "b", c\nd', "model of two"]
 
 
-def test_radius() -> None:
-    assert leaderboard.radius("l2", 0.5) == "0.5"
-    assert leaderboard.radius("linf", 4 / 255) == "4/255"
-    assert leaderboard.radius("linf", 0.5 / 255) == "0.5/255"
-    assert leaderboard.radius("linf", 1e-9) == "2.55e-07/255"
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "said"),
+    [
+        ("l2", 0.5, "0.5"),
+        ("linf", 4 / 255, "4/255"),
+        ("linf", 0.5 / 255, "0.5/255"),
+        ("linf", 1e-9, "2.55e-07/255"),
+    ],
+)
+def test_radius(norm: Norm, epsilon: float, said: str) -> None:
+    assert leaderboard.radius(Budget(norm, epsilon).as_record()) == said
+
+
+def test_the_radius_of_a_table_is_in_its_scale() -> None:
+    table = Box(unit=torch.tensor([2.0, 0.5]))
+    assert leaderboard.radius(Budget("linf", 0.1, table).as_record()) == "0.1 scale"
 
 
 ROOT = Path(__file__).parents[2]
-CARD = ("label", "name", "architecture", "title", "options", "defenses", "added")
 PUBLISHED = sorted((ROOT / "leaderboards").glob("*.csv"))
 
 
@@ -133,27 +172,27 @@ def test_published_rows_are_what_their_records_say(board: Path) -> None:
     cards = [*ROOT.glob("weights/*/*.json"), *ROOT.glob("robustbench_med/weights/*/*.json")]
     shipped = {json.loads(card.read_text())["weights"]["sha256"] for card in cards}
     for row in published:
-        record = json.loads((ROOT / "leaderboards" / "records" / f"{row['run']}.json").read_text())
+        record = read_record(ROOT / "leaderboards" / "records" / f"{row['run']}.json")
         assert leaderboard.row(record) == row
         assert record["model"]["weights_sha256"] in shipped, "a row of weights that are not shipped"
-        assert record["config"]["eps"] == pytest.approx(4 / 255)
-        assert record["run"] == _named_by_content(record), "the same command would not find this run"
+        assert all(eps == pytest.approx(4 / 255) for eps in record["config"]["eps"].values())
+        if "migrated" not in record:  # schema 1 kept no hash of the code
+            assert record["run"] == _named_by_content(record), "the same command would not find this run"
 
 
 def _named_by_content(record: dict[str, Any]) -> str:
-    model = {name: record["model"][name] for name in CARD if name in record["model"]}
-    stored, release = record["config"], record["versions"]["robustbench-med"]
+    stored, model = record["config"], config_from_card(record, record["run"])
     weights, samples = record["model"]["weights_sha256"], record["dataset"]["fingerprint"]
-    options = {k: v for k, v in record["attack"].items() if k not in ("name", "eot")}
+    options = {k: v for k, v in record["attack"].items() if k not in ("name", "eot", "follows_samples")}
     own = asdict(ATTACKS.get(record["attack"]["name"].partition(":")[0])(**options))  # type: ignore[call-overload]
     assert stored["attack_options"] == own, "an option of the attack is new, or gone"
-    return identify(stored, model, weights, samples, release)
+    return identify(stored, model, weights, samples, record["code"])
 
 
 def test_the_readme_shows_what_the_records_say() -> None:
     """README, the suite's table and the records agree; every record is in a CSV."""
     suite = Suite.from_yaml("robust-mail")
-    records = [json.loads(path.read_text()) for path in (ROOT / "leaderboards" / "records").glob("*.json")]
+    records = [read_record(path) for path in (ROOT / "leaderboards" / "records").glob("*.json")]
     protocols = {("pgd", "last"): "released", ("autoattack:stochastic", None): "adaptive"}
     found = {
         (r["dataset"]["name"], r["model"]["name"], protocols[key]): r

@@ -16,30 +16,38 @@ import torch.nn.functional as F
 from conftest import Robmed
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
-from tiny import ATTACKS, CHANNELS, SHAPES, CoinFlip, ConvNet, Linear, random_split, seeded, split_of
+from tiny import (
+    ATTACKS,
+    CHANNELS,
+    SHAPES,
+    CoinFlip,
+    ConvNet,
+    Linear,
+    random_split,
+    seeded,
+    split_of,
+    target_of,
+)
 from torch import Tensor
 
-from robustbench_med.api.attack import Batch, Passes, Target
+from robustbench_med.api.attack import Batch
 from robustbench_med.api.data import Split
 from robustbench_med.api.defense import Defense
 from robustbench_med.api.model import FusionModel
-from robustbench_med.api.objective import Goal
 from robustbench_med.api.registry import Registry
 from robustbench_med.api.threat import Budget, ThreatModel
 from robustbench_med.evaluation import votes as module
-from robustbench_med.evaluation.batches import load_batch
-from robustbench_med.evaluation.votes import count_all, count_votes
-from robustbench_med.measure.accuracy import ANY
+from robustbench_med.evaluation.plan import load_batch
+from robustbench_med.evaluation.votes import Smoothing, Votes, count_all, count_votes
+from robustbench_med.measure.accuracy import EVERY
 from robustbench_med.measure.certificate import (
-    Smoothing,
-    Votes,
     certificates,
     certified_accuracy,
     certified_radius,
     default_radii,
     lower_bound,
 )
-from robustbench_med.models.load import DefenseConfig
+from robustbench_med.models.named import DefenseConfig
 from robustbench_med.studies.certify import CertifyConfig, _summaries, certify
 from robustbench_med.util.errors import UserError
 
@@ -103,7 +111,7 @@ def linear(seed: int = 0) -> tuple[FusionModel, Split, NDArray[np.float64], Tens
     head.bias[1] = -middle
     logits = model(whole(split).inputs)["first"]
     answers, margins = logits.argmax(1).numpy(), (logits[:, 1] - logits[:, 0]).abs().double().numpy()
-    images = {name: split.images[name] for name in SHAPES}
+    images = {name: split.arrays[name] for name in SHAPES}
     return model, split_of(images, {"first": answers}, TWO_CLASSES), margins, weight
 
 
@@ -185,24 +193,24 @@ def test_abstaining_and_wrong_samples_are_certified_nowhere() -> None:
     votes, split, smoothing = abstaining()
     found = certificates(votes, split, smoothing)
     assert np.isnan(found.radii["second"][1])
-    assert np.isnan(found.radii[ANY][1])
+    assert np.isnan(found.radii[EVERY][1])
     assert found.certified("first", 0).tolist() == [True, True, False]
     assert found.certified("second", 0).tolist() == [True, False, True]
-    assert found.certified(ANY, 0).tolist() == [True, False, False]
+    assert found.certified(EVERY, 0).tolist() == [True, False, False]
     accuracy = certified_accuracy(found, split, [0.0, 10.0])
     assert accuracy["second"][0.0].value == pytest.approx(2 / 3)
-    assert accuracy[ANY][0.0].value == pytest.approx(1 / 3)
+    assert accuracy[EVERY][0.0].value == pytest.approx(1 / 3)
     assert accuracy["first"][10.0].value == 0
 
 
 def test_all_heads_are_certified_where_the_weakest_is_with_alpha_split() -> None:
     votes, split, smoothing = abstaining()
     found = certificates(votes, split, smoothing)
-    radius = found.radii[ANY][0]
+    radius = found.radii[EVERY][0]
     assert radius == certified_radius(490, 500, smoothing.alpha / 2, 0.5)
     assert radius < found.radii["second"][0] < found.radii["first"][0]
-    assert found.certified(ANY, radius)[0]
-    assert not found.certified(ANY, radius + 1e-9)[0]
+    assert found.certified(EVERY, radius)[0]
+    assert not found.certified(EVERY, radius + 1e-9)[0]
 
 
 def test_a_model_that_cannot_tell_abstains() -> None:
@@ -288,8 +296,7 @@ def attack(model: FusionModel, batch: Batch, radius: float, share: float) -> Bat
     """PGD-20 with that share of the squared joint radius on the first modality."""
     lengths = {"a": radius * share**0.5, "b": radius * (1 - share) ** 0.5}
     threat = ThreatModel({name: Budget("l2", length) for name, length in lengths.items() if length})
-    model.noise.reseed(0)
-    target = Target(model, threat, Goal("any"), 1, 0, Passes())
+    target = target_of(model, threat)
     return replace(batch, inputs=ATTACKS.get("pgd")(steps=20).perturb(target, batch))
 
 
@@ -375,7 +382,7 @@ def test_what_the_record_says(weights: dict[str, Path], tmp_path: Path) -> None:
     assert terms["smoothed"] == {"ct": 0.2}
     assert terms["unchanged"] == ["mr"]
     assert terms["noise_clipped"] is False
-    assert set(record["accuracy"]) == {"lesion", "side", ANY}
+    assert set(record["accuracy"]) == {"lesion", "side", EVERY}
     with result.leaderboard.open(newline="") as stream:
         (line,) = csv.DictReader(stream)
     for head, value in record["accuracy"].items():
@@ -384,7 +391,7 @@ def test_what_the_record_says(weights: dict[str, Path], tmp_path: Path) -> None:
         assert [point["radius"] for point in value["certified"]] == [0.0, 0.1]
         assert all(p["low"] <= p["value"] <= p["high"] for p in value["certified"])
     assert line["certified"] == "; ".join(
-        f"{p['radius']:g}={p['value']:.4f}" for p in record["accuracy"][ANY]["certified"]
+        f"{p['radius']:g}={p['value']:.4f}" for p in record["accuracy"][EVERY]["certified"]
     )
     assert line["run"] == record["run"]
 
@@ -396,7 +403,7 @@ def test_the_average_radius_counts_wrong_and_withheld_answers_as_zero() -> None:
     assert summary["second"]["average_radius"] == pytest.approx(
         (found.radii["second"][0] + found.radii["second"][2]) / 3
     )
-    assert summary[ANY]["abstained"] == pytest.approx(1 / 3)
+    assert summary[EVERY]["abstained"] == pytest.approx(1 / 3)
 
 
 def test_the_command(robmed: Robmed, weights: dict[str, Path], tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +10,21 @@ import numpy as np
 import pytest
 from conftest import Robmed
 from numpy.typing import NDArray
+from tiny import outcomes_of, record_of
 
-from robustbench_med.evaluation.outcomes import Outcomes
-from robustbench_med.studies.compare import compare
+from robustbench_med.api.model import DrawsSharedBy
+from robustbench_med.studies.compare import compare_runs
 from robustbench_med.util.errors import UserError
+from robustbench_med.util.files import write_json
 
 SAMPLES = 400
 
 
-def write_run(folder: Path, robust: NDArray[np.bool_], attack: str = "pgd", **dataset: str) -> Path:
+def write_run(folder: Path, robust: NDArray[np.bool_], batch: int = 0, **sections: dict[str, Any]) -> Path:
     """A run of one head, clean always right, robust where ``robust`` (R, N) says."""
-    draws, samples = robust.shape
-    labels = {"head": np.zeros(samples, np.int64)}
-    right = np.broadcast_to(np.array([1.0, 0.0], np.float32), (draws, samples, 2))
-    adversarial = np.where(robust[:, :, None], right, right[:, :, ::-1]).astype(np.float32)
-    names = tuple(f"s{i}" for i in range(samples))
-    outcomes = Outcomes(
-        names, names, labels, {"head": right}, {"head": adversarial}, np.zeros(samples, int), 0, 0, 0.0, {}
-    )
-    outcomes.save(folder / "outcomes.npz")
-    record: dict[str, Any] = {
-        "model": {"label": folder.name, "draws_shared_by": "element" if draws > 1 else "none"},
-        "dataset": {"name": "d", "fingerprint": "f", **dataset},
-        "threat_model": {"budgets": {"a": {"norm": "linf", "epsilon": 0.1}}, "goal": "any"},
-        "attack": {"name": attack},
-        "headline": "any head",
-    }
-    (folder / "record.json").write_text(json.dumps(record))
+    outcomes = outcomes_of(np.ones_like(robust), robust, batch)
+    shared_by: DrawsSharedBy = "element" if len(robust) > 1 else "none"
+    write_json(folder / "record.json", record_of(folder.name, outcomes, shared_by, **sections))
     return folder
 
 
@@ -47,7 +34,7 @@ def standing(share: float) -> NDArray[np.bool_]:
 
 def test_a_run_against_itself(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", standing(0.5))
-    found = compare(run, run)
+    found = compare_runs(run, run)
     assert (found.robust.value, found.robust.low, found.robust.high, found.robust.p_value) == (0, 0, 0, 1)
     assert found.complaints == ()
 
@@ -58,7 +45,7 @@ def test_a_run_against_itself(tmp_path: Path) -> None:
 def test_the_gate(share: float, passes: bool, tmp_path: Path, robmed: Robmed) -> None:
     """A fall must be excluded by the interval; a rise is questioned once it is certain."""
     old, new = write_run(tmp_path / "old", standing(0.5)), write_run(tmp_path / "new", standing(share))
-    found = compare(old, new)
+    found = compare_runs(old, new)
     assert found.robust.value == pytest.approx(share - 0.5)
     assert found.clean.value == 0
     assert (found.complaints == ()) is passes
@@ -72,15 +59,18 @@ def test_pairs_know_more_than_two_samples(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     hard = rng.random(SAMPLES) < 0.5
     runs = [write_run(tmp_path / n, hard & (rng.random((10, SAMPLES)) < 0.98)) for n in ("a", "b")]
-    found = compare(runs[0], runs[1])
+    found = compare_runs(runs[0], runs[1])
     assert found.robust.high - found.robust.low < 0.02
     assert found.robust.low <= 0 <= found.robust.high
     assert found.robust.p_value is None
 
 
 def test_another_attack_is_no_regression(tmp_path: Path) -> None:
-    runs = write_run(tmp_path / "a", standing(0.5)), write_run(tmp_path / "b", standing(0.5), "fgsm")
-    assert "attacks differ" in compare(runs[0], runs[1]).complaints[0]
+    runs = (
+        write_run(tmp_path / "a", standing(0.5)),
+        write_run(tmp_path / "b", standing(0.5), attack={"name": "fgsm"}),
+    )
+    assert "attacks differ" in compare_runs(runs[0], runs[1]).complaints[0]
 
 
 def changed(run: Path, **sections: dict[str, Any]) -> Path:
@@ -93,45 +83,48 @@ def changed(run: Path, **sections: dict[str, Any]) -> Path:
 
 def test_a_failed_audit_fails_the_gate(tmp_path: Path) -> None:
     old, new = (write_run(tmp_path / n, standing(0.5)) for n in ("old", "new"))
-    assert compare(old, changed(new, audit={"verdict": "sound"})).complaints == ()
-    assert "failed: transfer" in compare(old, changed(new, audit={"verdict": "transfer"})).complaints[0]
+    for verdict in ("sound", "sound against score attackers", "unaudited"):
+        assert compare_runs(old, changed(new, audit={"verdict": verdict})).complaints == ()
+    for verdict in ("not sound: transfer", "incomplete: transfer"):
+        found = compare_runs(old, changed(new, audit={"verdict": verdict}))
+        assert found.complaints == (f"the audit of the new run: {verdict}",)
 
 
 def test_draws_that_auto_settled_on_are_no_other_attack(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / n, standing(0.5)) for n in ("old", "new")]
     for run, settled in zip(runs, (2, 4), strict=True):
         changed(run, attack={"eot": settled}, config={"eot": "auto"})
-    assert compare(runs[0], runs[1]).complaints == ()
+    assert compare_runs(runs[0], runs[1]).complaints == ()
     for run, given in zip(runs, (2, 4), strict=True):
         changed(run, config={"eot": given})
-    assert "attacks differ" in compare(runs[0], runs[1]).complaints[0]
+    assert "attacks differ" in compare_runs(runs[0], runs[1]).complaints[0]
 
 
 def test_shared_draws_need_the_same_batches(tmp_path: Path) -> None:
-    runs = [write_run(tmp_path / n, standing(0.5)) for n in ("old", "new")]
-    for run in runs:
-        changed(run, model={"draws_shared_by": "batch"})
-    assert compare(runs[0], runs[1]).robust.p_value is None  # one draw moves all samples together
-    outcomes = Outcomes.load(runs[1] / "outcomes.npz")
-    replace(outcomes, batches=np.arange(SAMPLES) // 100).save(runs[1] / "outcomes.npz")
+    shared = {"draws_shared_by": "batch"}
+    old, new, other = (
+        write_run(tmp_path / n, standing(0.5), batch, model={"label": n, **shared})
+        for n, batch in (("old", 0), ("new", 0), ("other", 100))
+    )
+    assert compare_runs(old, new).robust.p_value is None  # one draw moves all samples together
     with pytest.raises(UserError, match="one --batch-size"):
-        compare(runs[0], runs[1])
+        compare_runs(old, other)
 
 
 def test_what_cannot_be_compared(tmp_path: Path, robmed: Robmed) -> None:
     one = write_run(tmp_path / "a", standing(0.5))
-    other = write_run(tmp_path / "b", standing(0.5), fingerprint="g")
+    other = write_run(tmp_path / "b", standing(0.5), dataset={"fingerprint": "g"})
     shorter = write_run(tmp_path / "c", standing(0.5)[:, :9])
     for pair, complaint in (
-        ((one, other), "other images or samples"),
+        ((one, other), "other values or samples (dataset.fingerprint)"),
         ((one, shorter), "other samples"),
-        ((one, tmp_path / "none"), "record.json does not exist"),
+        ((one, tmp_path / "none"), "none does not exist; give the folder of a run"),
     ):
         code, lines = robmed("compare", *pair)
         assert (code, len(lines)) == (2, 1)
         assert complaint in lines[0]
     with pytest.raises(UserError, match="between 0 and 1"):
-        compare(one, one, margin=0)
+        compare_runs(one, one, margin=0)
     (one / "record.json").write_text("{}")
     with pytest.raises(UserError, match="no record of robmed run"):
-        compare(one, one)
+        compare_runs(one, one)

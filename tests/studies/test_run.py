@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,13 @@ from robustbench_med.api.attack import Attack, Batch, Target
 from robustbench_med.api.data import Split
 from robustbench_med.api.threat import Budget
 from robustbench_med.evaluation import batches as evaluation
-from robustbench_med.evaluation.batches import Plan, evaluate
+from robustbench_med.evaluation.batches import Copies, evaluate
 from robustbench_med.evaluation.outcomes import Outcomes
+from robustbench_med.evaluation.plan import Plan
 from robustbench_med.evaluation.prepare import RunConfig, prepare
-from robustbench_med.measure.accuracy import ANY, accuracies
+from robustbench_med.measure.accuracy import EVERY, SOME, accuracies, correct
 from robustbench_med.reporting import leaderboard
-from robustbench_med.studies.run import run, run_all
+from robustbench_med.studies.run import Result, run, run_all
 from robustbench_med.util.config import build
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import sha256_file
@@ -113,16 +114,19 @@ def test_what_a_run_leaves_behind(weights: dict[str, Path], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
-def test_batch_size_changes_no_outcome(size: int, tmp_path: Path) -> None:
-    model, split = seeded(ConvNet, CHANNELS, CLASSES), random_split(9)
+@pytest.mark.parametrize("model_class", [ConvNet, RandomNet])
+def test_batch_size_changes_no_outcome(model_class: type[ConvNet], size: int, tmp_path: Path) -> None:
+    """Draws per element follow the sample, whatever its company."""
+    model, split = seeded(model_class, CHANNELS, CLASSES), random_split(9)
     threat = threat_of(a=0.05, b=0.02)
     plan = plan_of(model, split, PGD(steps=5, restarts=2), threat, batch_size=4)
     expected = evaluated(plan, tmp_path / "four")
     again = evaluated(replace(plan, batch_size=size), tmp_path / "other")
-    for task in CLASSES:
-        right = expected.adversarial[task].argmax(2)
-        np.testing.assert_array_equal(again.adversarial[task].argmax(2), right)
-        np.testing.assert_allclose(again.adversarial[task], expected.adversarial[task], atol=1e-4)
+    for kind in ("clean", "adversarial", "choosing"):
+        for task, scores in getattr(expected, kind).items():
+            found = getattr(again, kind)[task]
+            np.testing.assert_array_equal(found.argmax(2), scores.argmax(2))
+            np.testing.assert_allclose(found, scores, atol=1e-4)
     assert (again.forward, again.backward) == (expected.forward, expected.backward)
 
 
@@ -130,9 +134,12 @@ def test_scoring_uses_draws_no_attack_has_seen(tmp_path: Path) -> None:
     model = seeded(RandomNet, CHANNELS, CLASSES)
     assert isinstance(model, RandomNet)
     evaluated(plan_of(model, random_split(6), PGD(steps=3), threat_of(a=0.05)), tmp_path)
-    scoring, crafting = ([draw.flatten()[0].item() for draw in d] for d in _draws(model))
-    assert len(scoring) == len(set(scoring)) == 2 * 2 * 10  # clean and adversarial, two heads
-    assert len(crafting) == len(set(crafting)) == 2 * 2 * 4  # EOT 2, three steps and the last look
+    scoring, crafting = ([row.tobytes() for draw in d for row in draw.numpy()] for d in _draws(model))
+    # Ten draws to score the clean inputs, to score the attacked ones, and to choose by; two heads. The copy
+    # that was attacked is scored on the same draws, in another order.
+    assert len(set(scoring)) == 3 * 10 * 2 * 6
+    assert len(scoring) == 4 * 10 * 2 * 6
+    assert len(crafting) == len(set(crafting)) == 2 * 2 * 4 * 6  # EOT 2, three steps and the last look
     assert not set(scoring) & set(crafting)
 
 
@@ -155,7 +162,7 @@ def _draws(model: RandomNet) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
 
 def coin_data(samples: int = 200) -> Split:
     split = random_split(samples, {"first": 2})
-    images = {name: x.copy() for name, x in split.images.items()}
+    images = {name: x.copy() for name, x in split.arrays.items()}
     images["a"][:, 0, 0, 0] = 0.25 + 0.5 * split.labels["first"]
     return split_of(images, split.labels, {"first": 2})
 
@@ -164,7 +171,7 @@ def test_the_coin_flip_model_scores_90_percent(tmp_path: Path) -> None:
     """evaluation.md, section 2: judged by the draws it was crafted on it would lose far more."""
     attack = PGD(steps=10, restarts=2)
     plan = plan_of(seeded(CoinFlip), coin_data(), attack, threat_of(a=1e-9, b=1e-9), eot=1)
-    accuracy = accuracies(evaluated(plan, tmp_path), plan)[ANY]
+    accuracy = accuracies(evaluated(plan, tmp_path), plan.goal, "element")[EVERY]
     assert accuracy.robust.low <= 0.9 <= accuracy.robust.high
     assert accuracy.clean.low <= 0.9 <= accuracy.clean.high
     assert accuracy.robust.high - accuracy.robust.low < 0.05
@@ -176,15 +183,15 @@ def test_a_killed_run_goes_on(
     weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(config(weights, tmp_path / "whole", "robust-mail"))
-    original, seen = evaluation._evaluate_batch, []
+    original, seen = evaluation.evaluate_batch, []
 
-    def fails_once(plan: Plan, number: int, index: NDArray[np.int64]) -> Outcomes:
+    def fails_once(plan: Plan, copies: Copies, number: int, index: NDArray[np.int64]) -> Outcomes:
         seen.append(number)
         if seen == [0, 1]:
             raise KeyboardInterrupt
-        return original(plan, number, index)
+        return original(plan, copies, number, index)
 
-    monkeypatch.setattr(evaluation, "_evaluate_batch", fails_once)
+    monkeypatch.setattr(evaluation, "evaluate_batch", fails_once)
     with pytest.raises(KeyboardInterrupt):
         run(config(weights, tmp_path / "cut", "robust-mail"))
     assert not (tmp_path / "cut" / "leaderboard.csv").exists()
@@ -246,13 +253,14 @@ def test_the_record_repeats_the_run(weights: dict[str, Path], tmp_path: Path) ->
     assert record["model"]["draws_shared_by"] == "element"
     assert record["dataset"]["synthetic"] is True
     assert len(record["dataset"]["fingerprint"]) == 64
-    assert record["threat_model"]["budgets"] == {"ct": asdict(Budget("linf", 2 / 255))}
+    assert record["threat_model"]["budgets"] == {"ct": Budget("linf", 2 / 255).as_record()}
     assert record["threat_model"]["goal"] == "side"
     steps = record["attack"]["steps"]
     assert record["config"]["attack_options"]["steps"] == steps
     assert record["scoring"] == {"draws": 3, "headline": "mean"}
     assert record["seed"] == 5
-    assert {"python", "torch", "numpy", "robustbench-med"} <= record["versions"].keys()
+    assert record["schema"] == 2
+    assert {"python", "torch", "numpy", "robustbench-med"} <= record["code"]["versions"].keys()
     assert record["cost"]["forward_passes"] == 4 * 2 * (steps + 1)
     assert record["cost"]["backward_passes"] == 4 * 2 * steps
     again = build(
@@ -352,7 +360,7 @@ def test_one_modality_under_attack(weights: dict[str, Path], tmp_path: Path) -> 
 
 
 def test_a_smaller_subset_is_part_of_a_larger_one(weights: dict[str, Path], tmp_path: Path) -> None:
-    small, large, whole = (prepare(config(weights, tmp_path, samples=n))[1].split.ids for n in (5, 50, 0))
+    small, large, whole = (prepare(config(weights, tmp_path, samples=n)).plan.split.ids for n in (5, 50, 0))
     assert set(small) < set(large) < set(whole)
     assert len(whole) == 1000
 
@@ -364,7 +372,7 @@ def test_samples_wrong_before_the_attack_cost_nothing(tmp_path: Path) -> None:
     plan = plan_of(model, replace(split, labels=wrong), FGSM(), threat_of(a=0.0))
     outcomes = evaluated(plan, tmp_path)
     assert (outcomes.forward, outcomes.backward) == (5, 5)
-    assert accuracies(outcomes, plan)[ANY].robust.value == 5 / 8
+    assert accuracies(outcomes, plan.goal, "none")[EVERY].robust.value == 5 / 8
 
 
 def test_an_attack_that_leaves_its_ball_is_a_bug(tmp_path: Path) -> None:
@@ -386,7 +394,7 @@ def test_the_headline_is_what_the_attack_aimed_at(
     head: str, weights: dict[str, Path], tmp_path: Path
 ) -> None:
     result = run(config(weights, tmp_path, head=head))
-    aimed = {"all": "all heads"}.get(head, head)
+    aimed = {"all": SOME}.get(head, head)
     assert result.record["headline"] == aimed
     assert rows(result.leaderboard)[0]["robust"] == f"{result.accuracy[aimed].robust.value:.4f}"
 
@@ -435,12 +443,24 @@ def test_python_callers_get_the_checks_of_the_command_line(weights: dict[str, Pa
         run(config(weights, tmp_path, modality="mr"))
 
 
+def ensemble_of(
+    model: str, head: str, weights: dict[str, Path], out: Path, **changes: Any
+) -> tuple[list[Result], Result, list[Outcomes], Outcomes]:
+    """Three attacks and their worst case, with what happened to every sample."""
+    shared = config(weights, out, model, head=head, samples=12, **changes)
+    *members, ensemble = run_all(replace(shared, attack="fgsm, uniform-noise,pgd"))
+    each, worst = (
+        [Outcomes.load(result.folder / "outcomes.npz") for result in results]
+        for results in (members, [ensemble])
+    )
+    return members, ensemble, each, worst[0]
+
+
 @pytest.mark.parametrize("head", ["any", "all", "side"])
 def test_the_ensemble_is_the_worst_case_of_its_members(
     head: str, weights: dict[str, Path], tmp_path: Path
 ) -> None:
-    shared = config(weights, tmp_path, "robust-mail", head=head, samples=12, batch_size=5)
-    *members, ensemble = run_all(replace(shared, attack="fgsm, pgd,uniform-noise"))
+    members, ensemble, each, worst = ensemble_of("concat", head, weights, tmp_path, batch_size=5)
     assert [m.record["attack"]["name"] for m in members] == ["fgsm", "pgd", "uniform-noise"]
     assert members[1].record["attack"]["steps"] == 3
     key = ensemble.record["headline"]
@@ -449,11 +469,23 @@ def test_the_ensemble_is_the_worst_case_of_its_members(
     assert ensemble.record["members"] == [m.record["run"] for m in members]
     assert [row["run"] for row in rows(ensemble.leaderboard)][-1] == ensemble.record["run"]
     assert rows(ensemble.leaderboard)[-1]["attack"] == "ensemble (members=fgsm + pgd + uniform-noise)"
-    stored = arrays(ensemble.folder / "outcomes.npz")
-    whole = [arrays(m.folder / "outcomes.npz") for m in members]
     for i in range(12):
-        here = stored["adversarial/side"][:, i]
-        assert any(np.array_equal(here, w["adversarial/side"][:, i]) for w in whole)
+        here = worst.adversarial["side"][:, i]
+        assert any(np.array_equal(here, outcomes.adversarial["side"][:, i]) for outcomes in each)
+
+
+@pytest.mark.parametrize("head", ["any", "all", "side"])
+def test_the_ensemble_of_a_random_model_is_chosen_on_draws_that_do_not_score_it(
+    head: str, weights: dict[str, Path], tmp_path: Path
+) -> None:
+    quick: dict[str, Any] = {"batch_size": 12, "attack_options": {"steps": 1}}
+    members, ensemble, each, worst = ensemble_of("robust-mail", head, weights, tmp_path, **quick)
+    goal = prepare(config(weights, tmp_path, "robust-mail", head=head)).plan.goal
+    left = np.stack([correct(outcomes.choosing, outcomes.labels, goal).mean(0) for outcomes in each])
+    for i in range(12):
+        same = [np.array_equal(worst.adversarial["side"][:, i], o.adversarial["side"][:, i]) for o in each]
+        assert left[same, i].min() == left[:, i].min()
+    assert ensemble.accuracy[EVERY].clean == members[0].accuracy[EVERY].clean
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,20 +13,33 @@ import numpy as np
 import pytest
 import torch
 from conftest import Robmed
-from tiny import ATTACKS as REGISTERED
-from tiny import CHANNELS, CLASSES, ConvNet, labelled_by, plan_of, random_split, seeded, threat_of
+from numpy.typing import NDArray
+from tiny import (
+    ATTACKS,
+    CHANNELS,
+    CLASSES,
+    ConvNet,
+    labelled_by,
+    outcomes_of,
+    plan_of,
+    random_split,
+    record_of,
+    seeded,
+    threat_of,
+)
 
-from robustbench_med.evaluation.outcomes import Outcomes
-from robustbench_med.evaluation.prepare import RunConfig
-from robustbench_med.measure.accuracy import Accuracy
+from robustbench_med.evaluation.prepare import Prepared, RunConfig
+from robustbench_med.measure.accuracy import EVERY, Accuracy
+from robustbench_med.measure.curve import EpsilonCurve, curve_of
+from robustbench_med.measure.ranking import boards
 from robustbench_med.measure.statistics import Estimate
-from robustbench_med.reporting.board import boards
-from robustbench_med.studies import curve, modalities
+from robustbench_med.studies import modalities
 from robustbench_med.studies import run as pipeline
+from robustbench_med.studies import suite as suites
+from robustbench_med.studies.curve import epsilon_curve
 from robustbench_med.studies.run import Result
 from robustbench_med.studies.suite import Entry, Suite, run_suite
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import write_json
 
 
 def flags(weights: dict[str, Path], out: Path) -> tuple[object, ...]:
@@ -41,7 +55,7 @@ def test_curve_and_its_reuse(
     found = json.loads(next(tmp_path.glob("*-curve-*/curve.json")).read_text())
     assert found["radii"] == pytest.approx([0, 1 / 255, 4 / 255])
     assert len(found["runs"]) == 2
-    assert {"lesion", "side", "any head"} == set(found["accuracy"])
+    assert {"lesion", "side", "every head right"} == set(found["accuracy"])
     assert next(tmp_path.glob("*-curve-*/curve.png")).stat().st_size > 0
     rows = (tmp_path / "leaderboard.csv").read_text().splitlines()
     assert len(rows) == 3
@@ -57,56 +71,39 @@ def test_curve_and_its_reuse(
     assert (tmp_path / "leaderboard.csv").read_text().splitlines() == rows
 
 
-def fake_run(breaks_at: np.ndarray[Any, Any], folder: Path) -> Any:
-    """A run whose sample i is right below the radius ``breaks_at[i]``."""
-
-    def run(config: RunConfig, audited: str | None, reuse: bool) -> Result:
-        assert (audited, reuse) == (None, True)
-        epsilon = float(config.eps)  # type: ignore[arg-type]
-        right = {"clean": breaks_at > 0, "adversarial": breaks_at > epsilon}
-        logits = {k: np.stack([~r, r], 1)[None].astype(np.float32) for k, r in right.items()}
-        names = tuple(map(str, range(len(breaks_at))))
-        ones = {"h": np.ones(len(names), np.int64)}
-        place = folder / f"{epsilon:g}"
-        both = ({"h": logits["clean"]}, {"h": logits["adversarial"]})
-        Outcomes(names, names, ones, *both, np.zeros(len(names), int), 0, 0, 0.0, {}).save(
-            place / "outcomes.npz"
-        )
-        clean, robust = (
-            Estimate(float(right[k].mean()), 0.0, 1.0, "wilson") for k in ("clean", "adversarial")
-        )
-        record = {
-            "run": f"{epsilon:g}",
-            "headline": "h",
-            "model": {"label": "m"},
-            "dataset": {"name": "d"},
-            "attack": {"name": "a"},
-            "threat_model": {"goal": "h"},
-        }
-        return Result({"h": Accuracy(clean, robust, robust, robust)}, record, place, folder)
-
-    return run
+def curve_through(breaks_at: NDArray[np.float64], radii: Sequence[float]) -> EpsilonCurve:
+    """The curve of a model whose sample i is right below the radius ``breaks_at[i]``."""
+    records = [
+        record_of(f"{radius:g}", outcomes_of(breaks_at[None] > 0, breaks_at[None] > radius))
+        for radius in radii
+    ]
+    return curve_of(records, radii, "a")
 
 
-def test_area_and_median(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_area_and_median() -> None:
     """Samples that break evenly between 0 and 1: the area is a half, and so is the median."""
-    monkeypatch.setattr(curve, "run", fake_run(np.linspace(0.001, 1, 1000), tmp_path))
-    config = RunConfig("m", "a", norm="l2", out=str(tmp_path))
-    found = curve.epsilon_curve(config, [0.25, 0.5, 0.75, 1])
+    evenly = np.linspace(0.001, 1, 1000)
+    found = curve_through(evenly, [0.25, 0.5, 0.75, 1])
+    assert found.radii == (0, 0.25, 0.5, 0.75, 1)
+    assert (found.norm, found.headline) == ("l2", "every head right")
     assert found.area == pytest.approx(0.5, abs=0.01)
     assert found.median == (0.25, 0.5)
-    assert curve.epsilon_curve(config, [0.1, 0.2]).median == (0.2, None)
-    monkeypatch.setattr(curve, "run", fake_run(np.zeros(10), tmp_path))
-    assert curve.epsilon_curve(config, [0.1, 0.2]).median == (0, 0)
-    for radii in ([], [0, 1]):
-        with pytest.raises(UserError, match="radii above 0"):
-            curve.epsilon_curve(config, radii)
+    assert curve_through(evenly, [0.1, 0.2]).median == (0.2, None)
+    assert curve_through(np.zeros(10), [0.1, 0.2]).median == (0, 0)
+
+
+@pytest.mark.parametrize("radii", [[], [0, 1]])
+def test_a_curve_needs_radii(radii: list[float], weights: dict[str, Path], tmp_path: Path) -> None:
+    config = RunConfig("concat", "fgsm", norm="l2", weights=str(weights["concat"]), out=str(tmp_path))
+    with pytest.raises(UserError, match="radii above 0"):
+        epsilon_curve(config, radii)
+    assert not list(tmp_path.iterdir())
 
 
 def test_modalities(robmed: Robmed, weights: dict[str, Path], tmp_path: Path) -> None:
     assert robmed("modalities", *flags(weights, tmp_path))[0] == 0
     found = json.loads(next(tmp_path.glob("*-modalities-*/modalities.json")).read_text())
-    said = [(row["situation"], row["modalities"]) for row in found["rows"]]
+    said = [(row["kind"], row["modalities"]) for row in found["rows"]]
     both = [("attacked", ["mr"]), ("attacked", ["ct"]), ("attacked", ["mr", "ct"])]
     assert said == [("clean", []), *both, ("missing", ["mr"]), ("missing", ["ct"])]
     assert found["leakage"] == {}  # both images are of the same head
@@ -118,31 +115,42 @@ def test_a_missing_modality_is_black_and_unrelated_images_are_told_apart(
 ) -> None:
     net = seeded(ConvNet, CHANNELS, CLASSES)
     split = labelled_by(net, random_split(20))
-    tasks = [replace(t, modalities=(m,)) for t, m in zip(split.info.tasks, CHANNELS, strict=True)]
-    split = replace(split, info=replace(split.info, pairing="unpaired", tasks=tuple(tasks)))
-    plan = plan_of(net, split, REGISTERED.get("fgsm")(), threat_of(a=0.1, b=0.1), batch_size=7)
+    heads = tuple(replace(h, modalities=(m,)) for h, m in zip(split.info.heads, CHANNELS, strict=True))
+    split = replace(split, info=replace(split.info, pairing="unpaired", heads=heads))
+    plan = plan_of(net, split, ATTACKS.get("fgsm")(), threat_of(a=0.1, b=0.1), batch_size=7)
     loaded = SimpleNamespace(config=SimpleNamespace(label="m"))
-    monkeypatch.setattr(modalities, "prepare", lambda _: (loaded, plan))
+
+    def prepare(config: RunConfig, subject: object = None) -> Any:
+        return SimpleNamespace(config=config, plan=plan, loaded=loaded, subject=subject)
+
     asked = []
 
-    def run(config: RunConfig, audited: str | None, reuse: bool) -> Any:
+    def run(prepared: Any, audited: str | None, reuse: bool) -> Any:
         assert (audited, reuse) == (None, True)
-        asked.append((config.modality, config.head))
+        asked.append((prepared.config.modality, prepared.config.head))
         half = Estimate(0.5, 0.4, 0.6, "wilson")
-        accuracy = {name: Accuracy(half, half, half, half) for name in ("first", "second", "any head")}
+        accuracy = {name: Accuracy(half, half, half, half, 20) for name in (*CLASSES, EVERY)}
         return Result(accuracy, {"run": str(len(asked))}, tmp_path, tmp_path)
 
-    monkeypatch.setattr(modalities, "run", run)
-    found = modalities.modality_table(RunConfig("m", "fgsm", out=str(tmp_path)))
-    assert asked[3:] == [(("b",), "first"), (("a",), "second")]
+    monkeypatch.setattr(modalities, "prepare", prepare)
+    monkeypatch.setattr(modalities, "run_prepared", run)
+    found, folder = modalities.modality_table(RunConfig("m", "fgsm", out=str(tmp_path)))
+    assert asked == [
+        (("a",), "any"),
+        (("b",), "any"),
+        (("a", "b"), "any"),
+        (("b",), "first"),
+        (("a",), "second"),
+    ]
     assert found.leakage == {"b -> first": 0.5, "a -> second": 0.5}  # all right when clean
-    black = {"a": torch.zeros(20, *split.images["a"].shape[1:]), "b": torch.from_numpy(split.images["b"])}
+    black = {"a": torch.zeros(20, *split.arrays["a"].shape[1:]), "b": torch.from_numpy(split.arrays["b"])}
     with torch.no_grad():
         right = net(black)["first"].argmax(1).numpy() == split.labels["first"]
-    missing = next(row for row in found.rows if row.situation == "missing")
+    missing = next(row for row in found.rows if row.kind == "missing")
     assert missing.modalities == ("a",)
     assert missing.accuracy["first"].value == pytest.approx(right.mean())
     assert right.mean() < 1
+    assert {path.name for path in folder.iterdir()} == {"modalities.json", "modalities.png"}
 
 
 SUITE = """
@@ -176,8 +184,7 @@ def test_a_suite_takes_over_what_is_published(tmp_path: Path) -> None:
     entry = Entry("released", samples=4)
     suite = Suite("Small", ("phantom",), ("concat",), (entry,))
     (made,) = run_suite(suite, tmp_path / "first").records.values()
-    records = tmp_path / "records"
-    write_json(records / f"{made['run']}.json", {**made, "started": "earlier"})
+    records = {"any name": {**made, "started": "earlier"}}
 
     def started(entry: Entry, name: str) -> str:
         asked = replace(suite, runs=(entry,))
@@ -187,6 +194,32 @@ def test_a_suite_takes_over_what_is_published(tmp_path: Path) -> None:
     assert started(entry, "second") == "earlier"
     assert not (tmp_path / "second" / "leaderboard.csv").exists()
     assert started(replace(entry, audit="quick"), "third") != "earlier"
+
+
+def test_records_that_other_code_made_are_taken_over_and_counted(tmp_path: Path) -> None:
+    suite = Suite("Small", ("phantom",), ("concat",), (Entry("released", samples=4),))
+    (made,) = run_suite(suite, tmp_path / "first").records.values()
+    other = {"r": {**made, "started": "earlier", "code": {**made["code"], "sources": "0"}}}
+    taken = run_suite(suite, tmp_path / "second", published=other)
+    assert taken.other_code == 1
+    assert [record["started"] for record in taken.records.values()] == ["earlier"]
+    again = run_suite(suite, tmp_path / "third", published=other, again=True)
+    assert [record["started"] for record in again.records.values()] != ["earlier"]
+
+
+def test_a_cell_that_fails_ends_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = tuple(Entry("released", samples=n, title=str(n)) for n in (2, 4))
+    original = pipeline.run_prepared
+
+    def run(prepared: Prepared, *arguments: Any, **named: Any) -> Result:
+        if len(prepared.plan.split) == 2:
+            raise RuntimeError("a bug")
+        return original(prepared, *arguments, **named)
+
+    monkeypatch.setattr(suites, "run_prepared", run)
+    result = run_suite(Suite("Small", ("phantom",), ("concat",), entries), tmp_path)
+    assert list(result.records) == [("phantom", "concat", "4")]
+    assert result.failed == ["concat on phantom, 2: RuntimeError: a bug"]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +264,7 @@ def test_only_what_is_sound_is_ranked() -> None:
         line("weak", 0.1),
         line("strong", 0.4),
         line("strong", 0.3),  # a stronger attack: this is the number
-        line("boast", 0.9, "together"),
+        line("boast", 0.9, "not sound: together"),
         line("new", 0.8, "unaudited"),
         line("weak", 0.2, epsilon="2/255", run="smaller"),
         line("late", 0.2, "unaudited"),
@@ -243,7 +276,7 @@ def test_only_what_is_sound_is_ranked() -> None:
     ranked = [(row["model"], row["robust"]) for row in first.ranked]
     assert ranked == [("strong", "0.3"), ("late", "0.2"), ("weak", "0.1")]
     others = [(row["model"], row["verdict"]) for row in first.others]
-    assert others[:3] == [("boast", "together"), ("new", "unaudited"), ("soft", "unaudited")]
+    assert others[:3] == [("boast", "not sound: together"), ("new", "unaudited"), ("soft", "unaudited")]
     assert others[3:] == [("soft", "refuted: x leaves less")]
     assert [row["model"] for row in second.ranked] == ["weak"]
 

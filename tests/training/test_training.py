@@ -17,11 +17,12 @@ from torch import Tensor
 from robustbench_med.api.attack import Batch
 from robustbench_med.api.data import Split
 from robustbench_med.data.phantom import Phantom
-from robustbench_med.evaluation.batches import load_batch
-from robustbench_med.models.load import build_model, config_from_card, load_weights, model_config
+from robustbench_med.evaluation.plan import load_batch
+from robustbench_med.models.named import build_model, model_config
+from robustbench_med.models.weights import config_from_card, load_weights
 from robustbench_med.training import train as training
 from robustbench_med.training.augment import Augmentation, augment, geometry
-from robustbench_med.training.card import predictions
+from robustbench_med.training.card import answers_on
 from robustbench_med.training.recipe import TrainConfig
 from robustbench_med.training.train import Trainer, train
 from robustbench_med.util.config import build
@@ -71,15 +72,16 @@ def stop_in_epoch(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_tiny_recipe_trains(tmp_path: Path, splits: dict[str, Split]) -> None:
     config = recipe(epochs=8, learning_rate=1e-2, augmentation={})
     trained = train(config, tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {"concat-x0.03125.safetensors", "concat-x0.03125.json"}
+    left = {p.name for p in tmp_path.iterdir() if p.suffix != ".lock"}
+    assert left == {"concat-x0.03125.safetensors", "concat-x0.03125.json"}
     card = json.loads(trained.card.read_text())
     history = card["training"]["history"]
     assert len(history) == card["training"]["epochs_run"] == 8
     assert history[-1]["loss"] < history[0]["loss"]
     model = build_model(config_from_card(card, ""), splits["test"].info)
     load_weights(model, trained.weights)
-    predicted = predictions(model.eval(), splits["test"], config, 1, "x")
-    accuracy = (predicted["side"][0] == splits["test"].labels["side"]).mean()
+    given = answers_on(model.eval(), splits["test"], config, 1, "x")["side"].given
+    accuracy = (given[0, :, 0] == splits["test"].labels["side"]).mean()
     assert card["metrics"]["test"]["side"]["accuracy"]["value"] == pytest.approx(accuracy)
 
 
@@ -131,6 +133,17 @@ def test_a_stopped_training_ends_with_the_same_weights(
     cards = [json.loads(t.card.read_text()) for t in (whole, resumed)]
     assert cards[0]["training"]["history"] == cards[1]["training"]["history"]
     assert cards[0]["metrics"] == cards[1]["metrics"]
+
+
+def test_weights_of_another_recipe_are_not_written_over(tmp_path: Path) -> None:
+    first = train(recipe(epochs=1), tmp_path)
+    before = sha256_file(first.weights)
+    assert sha256_file(train(recipe(epochs=1), tmp_path).weights) == before
+    with pytest.raises(UserError, match=r"holds weights of another recipe.* say --replace"):
+        train(recipe(epochs=1, seed=1), tmp_path)
+    assert sha256_file(first.weights) == before
+    train(recipe(epochs=1, seed=1), tmp_path, replace=True)
+    assert sha256_file(first.weights) != before
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:

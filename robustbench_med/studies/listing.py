@@ -9,9 +9,9 @@ from typing import Any
 from robustbench_med.api.registry import Registry, provider
 from robustbench_med.data.catalog import SOURCES
 from robustbench_med.evaluation.adversary import ATTACKS
-from robustbench_med.models.load import ARCHITECTURES, DEFENSES, model_config, trained_model, weight_folders
+from robustbench_med.models.named import ARCHITECTURES, DEFENSES, model_config
+from robustbench_med.models.weights import cards_in, trained_model, weight_folders
 from robustbench_med.util.config import shipped
-from robustbench_med.util.errors import UserError
 
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
@@ -32,8 +32,9 @@ def _plugins(registry: Registry[Any]) -> Rows:
     for name, entry in registry.entries().items():
         try:
             plugin = registry.get(name)
-        except UserError as error:  # one broken plug-in must not hide the others
-            found.append((name, f"cannot be loaded: {error}", "-", provider(entry)))
+        except Exception as error:  # whatever a plug-in does when it is imported, it must not hide the others
+            said = f"cannot be loaded: {type(error).__name__}: {error}"
+            found.append((name, said.removeprefix("cannot be loaded: UserError: "), "-", provider(entry)))
             continue
         found.append((name, _summary(plugin), _options(plugin), provider(entry)))
     return (registry.kind, "what", "options (default)", "from"), found
@@ -47,13 +48,14 @@ def _models() -> Rows:
         found.append((name, config.title, defenses, ", ".join(_trained_on(name)) or "-", "robustbench-med"))
     for name, entry in ARCHITECTURES.entries().items():
         if name not in shipped("models"):
-            found.append((name, _summary(ARCHITECTURES.get(name)), "-", "-", provider(entry)))
+            found.append((name, _architecture(name), "-", "-", provider(entry)))
     return ("model", "what", "defenses", "weights at hand", "from"), found
 
 
 def _trained_on(model: str) -> list[str]:
     """Data sets with weights of a model: the card beside them names it."""
-    cards = {card.resolve() for folder in weight_folders() for card in folder.glob("*/*.json")}
+    folders = [place for folder in weight_folders() if folder.is_dir() for place in folder.iterdir()]
+    cards = {card.resolve() for place in folders if place.is_dir() for card in cards_in(place)}
     named = {card.parent.name for card in cards if trained_model(card) == model}
     return sorted(named)
 
@@ -67,3 +69,10 @@ def _options(plugin: Any) -> str:
         return "-"
     shown = [f"{f.name}={f.default}" for f in fields(plugin) if f.default is not MISSING]
     return ", ".join(shown).replace("_", "-") or "-"
+
+
+def _architecture(name: str) -> str:
+    try:
+        return _summary(ARCHITECTURES.get(name))
+    except Exception as error:  # see ``_plugins``
+        return f"cannot be loaded: {type(error).__name__}: {error}"

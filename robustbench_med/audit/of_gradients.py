@@ -1,0 +1,251 @@
+"""Do gradients exist, are they true, and do they lead anywhere? A few passes, made in every run.
+
+Looked at is a random point of the ball: at the clean point itself a random start would start no attack;
+masking shows anywhere. They are those of the loss that the run's attack climbs, if it names one. Where any
+question may fall, each head is looked at by itself: one that an attack on all of them never follows may be
+the one that is masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from robustbench_med.api.attack import Evaluation
+from robustbench_med.api.objective import LOSSES, Goal, Loss, cross_entropy, margin
+from robustbench_med.audit.bench import Bench, percent
+from robustbench_med.measure.verdict import Finding
+from robustbench_med.util.errors import UserError
+from robustbench_med.util.seeding import derive, generator
+
+DIRECTIONS = 8  # along which gradients are checked
+# How far to both sides, in units of the modality: float32 resolves the first; what computes in half
+# precision needs a longer one. The best of them counts, since a wrong gradient is wrong at any length.
+PROBES = (2e-4, 2e-3, 1e-2)
+NUDGE = 1e-5  # changes nothing but how the last digits fall
+CORNERS = 4  # of the ball, at which a sample that nothing can move is known
+STILL = "nothing in the ball changes a score"
+
+
+def gradients(bench: Bench) -> Iterator[Finding]:
+    """Gradients exist, are finite, are not zero, are true, and are of use; head by head."""
+    goals = _by_head(bench.plan.goal)
+    each = {goal.aim: list(_findings(bench, goal)) for goal in goals}
+    for check in dict.fromkeys(f.check for found in each.values() for f in found):
+        heads = {head: f for head, found in each.items() for f in found if f.check == check}
+        order = ("failed", "not made", "passed", "does not apply")
+        shown = min(heads, key=lambda head: order.index(heads[head].result))
+        said = heads[shown].evidence if len(goals) == 1 else f"{shown}: {heads[shown].evidence}"
+        yield replace(heads[shown], evidence=said)
+
+
+def _by_head(goal: Goal) -> list[Goal]:
+    """Each head by itself where any may fall."""
+    if goal.aim != "any" or len(goal.aimed) == 1:
+        return [goal]
+    return [Goal(goal.heads, head.name) for head, _ in goal.aimed]
+
+
+def _findings(bench: Bench, goal: Goal) -> Iterator[Finding]:
+    view = _View(bench, goal)
+    climbed = LOSSES.get(getattr(bench.plan.attack, "loss", ""), cross_entropy)
+    try:
+        seen, steep = view.look(climbed), view.steep
+    except UserError as error:
+        said = "no attacked input changes its scores" if view.blind else str(error)
+        yield Finding.of("gradients", view.blind, said)
+        return
+    found = view.present(seen)
+    yield found
+    if found.numbers["not_finite"] == 0:
+        yield from (view.faithful(steep), view.uphill(steep), view.steady(steep))
+
+
+@dataclass(frozen=True)
+class _View:
+    """The model at a random point of every sample's ball, for one goal."""
+
+    bench: Bench
+    goal: Goal
+
+    @cached_property
+    def start(self) -> dict[str, Tensor]:
+        """The point."""
+        batch, plan = self.bench.batch, self.bench.plan
+        return plan.threat.random_start(batch.inputs, batch.ids, derive(plan.seed, "audit"))
+
+    @cached_property
+    def steep(self) -> Evaluation:
+        """The margin and its gradient at the point."""
+        return self.look(margin)
+
+    def look(self, loss: Loss, inputs: Mapping[str, Tensor] | None = None) -> Evaluation:
+        """A loss at the point with its gradient, or elsewhere without."""
+        at = self.start if inputs is None else inputs
+        return self.bench.look(at, loss, inputs is None, self.goal)
+
+    @cached_property
+    def scores(self) -> dict[str, Tensor]:
+        """At the point."""
+        return self.bench.scores(self.start)
+
+    def differs(self, other: Mapping[str, Tensor]) -> Tensor:
+        """Whether other inputs have other scores, on the same draws, bool (B,)."""
+        found = self.bench.scores(other)
+        changed = [(self.scores[h.name] != found[h.name]).any(1) for h, _ in self.goal.aimed]
+        return torch.stack(changed).any(0)
+
+    def matters(self, name: str, where: Tensor | None = None) -> Tensor:
+        """Whether other values in some places of a modality change any score of the goal, bool (B,)."""
+        box, x = self.bench.plan.threat.budgets[name].box, self.start[name]
+        mirrored = box.clamp(box.lowest(x) + box.highest(x) - x, x)
+        return self.differs(
+            {**self.start, name: mirrored if where is None else torch.where(where, mirrored, x)}
+        )
+
+    @property
+    def blind(self) -> bool:
+        """Whether no attacked modality changes any score."""
+        return not any(self.matters(name).any() for name in self.bench.plan.threat.budgets)
+
+    @cached_property
+    def moving(self) -> Tensor:
+        """Whether anything in the ball changes a sample's scores, bool (B,).
+
+        One that stays the same at the corners of its ball is robust by construction (a threshold in front of
+        binary images, say): no gradient has anything to find there.
+        """
+        threat, batch = self.bench.plan.threat, self.bench.batch
+        steps = {name: budget.epsilon for name, budget in threat.budgets.items()}
+        moved = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
+        for number in range(CORNERS):
+            stream, signs = generator(self.bench.plan.seed, "audit", "corner", number), {}
+            for name in threat.budgets:
+                x = batch.inputs[name]
+                sign = torch.randint(0, 2, x.shape[1:], generator=stream) * 2 - 1
+                signs[name] = sign.to(x).expand_as(x)
+            moved |= self.differs(threat.project(threat.ascend(batch.inputs, signs, steps), batch.inputs))
+        return moved
+
+    def of_moving(self, values: Tensor) -> Tensor:
+        """Those of the samples that something can move; of all where that makes no difference to ask."""
+        return values[self.moving]
+
+    def present(self, seen: Evaluation) -> Finding:
+        """Every sample has a gradient, finite and of most values that matter."""
+        limits, parts = self.bench.thresholds, {name: g.flatten(1) for name, g in seen.gradients.items()}
+        flat = torch.cat(list(parts.values()), 1)
+        none = (flat == 0).all(1)
+        for name, part in parts.items():
+            zero = (part == 0).all(1)
+            if zero.any():  # a head need not see every input; what it sees must have a gradient
+                none |= zero & self.matters(name)
+        if none.any():
+            none &= self.moving
+        missing, entries = float(none.float().mean()), float((flat == 0).float().mean())
+        if entries > limits.zero_entries:  # values that no score depends on have no gradient, and need none
+            places = {name: seen.gradients[name] == 0 for name in parts}
+            matter = torch.stack([self.matters(name, places[name]) for name in parts]).any(0)
+            entries = entries if matter.any() else 0.0
+        wrong = float((~torch.isfinite(flat)).any(1).float().mean())
+        numbers = {"zero": missing, "zero_entries": entries, "not_finite": wrong}
+        passed = missing <= limits.zero_gradients and entries <= limits.zero_entries and wrong == 0
+        said = f"{percent(missing)} of samples lack one, {percent(wrong)} have NaN"
+        said += f"; {percent(entries)} of all entries that may matter are 0"
+        return Finding.of("gradients", passed, said, numbers)
+
+    def faithful(self, seen: Evaluation) -> Finding:
+        """Gradients against central differences of the margin along random directions.
+
+        Rounding, a wrong backward pass, or steps that only some pixels take part in leave a gradient that
+        still points uphill, but not where the attack would have to go.
+        """
+        limit = self.bench.thresholds.faithful
+        # A kink beside the one or other sample says nothing; a quarter of all is no accident.
+        truth = float(self._explained(seen, PROBES[0]).quantile(0.25))
+        if truth < limit and not self.moving.any():
+            return Finding("faithful", "does not apply", STILL)
+        if truth < limit:
+            each = torch.stack([self._explained(seen, probe, rounding=True) for probe in PROBES]).amax(0)
+            truth = float(self.of_moving(each).quantile(0.25))
+        said = f"on three samples in four it explains {percent(truth)} of the changes along random directions"
+        numbers = {"explained": truth}
+        layers = self.bench.plan.model.modules()
+        if truth < limit and any(getattr(layer, "straight_through", False) for layer in layers):
+            said += "; a layer declares a straight-through gradient, so attacks on scores decide"
+            return Finding("faithful", "does not apply", said, numbers)
+        return Finding.of("faithful", truth >= limit, said, numbers)
+
+    def _explained(self, seen: Evaluation, probe: float, rounding: bool = False) -> Tensor:
+        """The share of the changes along random directions of a length that the gradient explains, (B,).
+
+        Args:
+            rounding: take off what rounding alone changes, which in half precision is much.
+        """
+        apart, size, noise = (torch.zeros_like(seen.loss) for _ in range(3))
+        for number in range(DIRECTIONS):
+            step = self._direction(number, probe)
+            above, below = (self._margin_at(step, far) for far in (probe, -probe))
+            measured = (above - below) / (2 * probe)
+            parts = [(seen.gradients[n] * d).flatten(1).sum(1) for n, d in step.items()]
+            predicted = torch.stack(parts).sum(0)
+            apart += (measured - predicted).square()
+            size += measured.square()
+            if rounding:
+                error = self._margin_at(step, NUDGE) - seen.loss - NUDGE * predicted
+                noise += 2 * (error / (2 * probe)).square()
+        left = (apart - noise).clamp_min(0)
+        return torch.where(left > 0, 1 - left / size, 1.0).clamp_min(0).nan_to_num(0.0)
+
+    def _margin_at(self, step: Mapping[str, Tensor], far: float) -> Tensor:
+        moved = {n: self.start[n] + far * d for n, d in step.items()}
+        return self.look(margin, {**self.start, **moved}).loss
+
+    def _direction(self, number: int, probe: float) -> dict[str, Tensor]:
+        """A random sign, in values, for every attacked element; 0 without room to both sides."""
+        stream, out = generator(self.bench.plan.seed, "audit", "direction", number), {}
+        for name, budget in self.bench.plan.threat.budgets.items():
+            x, box = self.start[name], budget.box
+            sign = torch.randint(0, 2, x.shape[1:], generator=stream).to(x) * 2 - 1
+            step = box.in_values(sign.expand_as(x))
+            reach = probe * step.abs()
+            out[name] = step * ((x - reach >= box.lowest(x)) & (x + reach <= box.highest(x)))
+        return out
+
+    def uphill(self, seen: Evaluation) -> Finding:
+        """A small step along the gradient raises the margin."""
+        limits = self.bench.thresholds
+        rises = (self._rise(seen, limits.small_step) > 0).float()
+        uphill = float(rises.mean())
+        if uphill < limits.uphill:
+            if not self.moving.any():
+                return Finding("uphill", "does not apply", STILL)
+            uphill = float(self.of_moving(rises).mean())
+        said = f"a step of {limits.small_step:g} epsilon uphill raises the margin of {percent(uphill)}"
+        return Finding.of("uphill", uphill >= limits.uphill, said, {"uphill": uphill})
+
+    def steady(self, seen: Evaluation) -> Finding:
+        """Only what stands counts: a broken sample makes no claim, and far from a boundary all is curved."""
+        plan, limit = self.bench.plan, self.bench.thresholds.unsteady
+        half = plan.threat.scaled(0.5)
+        moved = half.random_start(self.start, self.bench.batch.ids, derive(plan.seed, "audit", "step"))
+        by_chance = (self.look(margin, moved).loss - seen.loss).abs()
+        unsteady = self.bench.stands(by_chance.device) & (by_chance >= self._rise(seen, 0.5))
+        if float(unsteady.float().mean()) > limit:
+            unsteady &= self.moving
+        share = float(unsteady.float().mean())
+        said = f"for {percent(share)} a random step of 0.5 epsilon does as much as one along the gradient"
+        return Finding.of("steady", share <= limit, said, {"unsteady": share})
+
+    def _rise(self, seen: Evaluation, share: float) -> Tensor:
+        """By how much a step of ``share`` of epsilon along the gradient raises the margin, (B,)."""
+        threat = self.bench.plan.threat
+        steps = {name: share * budget.epsilon for name, budget in threat.budgets.items()}
+        with torch.no_grad():
+            moved = threat.ascend(self.start, seen.gradients, steps)
+            moved |= {name: b.box.clamp(moved[name], self.start[name]) for name, b in threat.budgets.items()}
+        return self.look(margin, moved).loss - seen.loss

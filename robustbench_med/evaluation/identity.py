@@ -1,0 +1,95 @@
+"""What a run is: a hash of everything that decides its number, so that equal runs share a name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from robustbench_med.api.attack import Attack
+from robustbench_med.api.model import FusionModel
+from robustbench_med.data.catalog import SOURCES
+from robustbench_med.evaluation.prepare import Prepared
+from robustbench_med.models.named import DEFENSES, ModelConfig, card_model
+from robustbench_med.util.code import checkout, source_hashes
+from robustbench_med.util.files import sha256_json
+from robustbench_med.util.versions import versions
+
+# The rooms that turn a config into outcomes and outcomes into numbers.
+ROOTS = (
+    "robustbench_med.evaluation.prepare",
+    "robustbench_med.evaluation.batches",
+    "robustbench_med.measure.accuracy",
+    "robustbench_med.measure.metrics",
+)
+
+
+def code_of(roots: tuple[str, ...], libraries: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The code behind a number: a hash of its sources, the versions of libraries, and the checkout.
+
+    The commit is recorded, not hashed: publishing a record makes another one.
+    """
+    return {
+        "sources": sha256_json(source_hashes(roots)),
+        "versions": versions(libraries),
+        **checkout(),
+    }
+
+
+def code_of_run(prepared: Prepared) -> dict[str, Any]:
+    """The code behind a run: harness, attack, model, defenses, and the data's source."""
+    plan, further = prepared.plan, ["robustbench_med.audit.draws"] if prepared.stored["eot"] == "auto" else []
+    roots = (*ROOTS, *modules_of(plan.model, prepared.loaded.config), _module(plan.attack), *further)
+    source = SOURCES.entries().get(prepared.config.dataset)
+    if source is not None:
+        roots = (*roots, source.module)
+    return code_of(roots, plan.attack.libraries)
+
+
+def modules_of(model: FusionModel, config: ModelConfig) -> tuple[str, ...]:
+    """The modules of a model, its heads and its defenses."""
+    heads = (type(head).__module__ for head in model.answers.values())
+    entries = DEFENSES.entries()
+    defenses = (entries[d.name].module for d in (*config.defenses, *config.added) if d.name in entries)
+    return (type(model).__module__, *heads, *defenses)
+
+
+def _module(attack: Attack) -> str:
+    return type(attack).__module__
+
+
+def identify(
+    stored: Mapping[str, Any],
+    config: ModelConfig,
+    weights_sha256: str,
+    fingerprint: str,
+    code: Mapping[str, Any],
+) -> str:
+    """The name of a run.
+
+    Args:
+        stored: the config with every default filled in, less what changes no number.
+        config: the model's: a model file may change while its name and weights stay.
+        fingerprint: of the samples.
+        code: of ``code_of``.
+    """
+    made_by = {"sources": code["sources"], "versions": code["versions"]}
+    return sha256_json([made_by, stored, card_model(config), weights_sha256, fingerprint])[:12]
+
+
+def subject_key(record: Mapping[str, Any]) -> str:
+    """What a record is about, whatever code made it: config, model, weights and data."""
+    model = {
+        k: v
+        for k, v in record["model"].items()
+        if k in ("name", "architecture", "options", "defenses", "added")
+    }
+    parts = [record["config"], model, record["model"]["weights_sha256"], record["dataset"]["fingerprint"]]
+    return sha256_json(parts)[:12]
+
+
+def key_of(prepared: Prepared) -> str:
+    """``subject_key`` of the record that this run would have."""
+    said = card_model(prepared.loaded.config)
+    model = {k: v for k, v in said.items() if k in ("name", "architecture", "options", "defenses", "added")}
+    parts = [dict(prepared.stored), model, prepared.loaded.weights_sha256, prepared.plan.split.fingerprint]
+    return sha256_json(parts)[:12]

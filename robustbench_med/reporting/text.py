@@ -1,0 +1,58 @@
+"""Words for the screen: what comes from files and names is data, never markup or control sequences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from robustbench_med.measure.statistics import Estimate
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def plain(text: object) -> str:
+    """A text that a terminal prints as it is."""
+    return escape(CONTROL.sub("?", str(text)))
+
+
+def percent(estimate: Estimate) -> str:
+    """A share and its interval in per cent: "96.0 (92.7 to 97.9)"."""
+    value, low, high = (100 * share for share in (estimate.value, estimate.low, estimate.high))
+    return f"{value:.1f} ({low:.1f} to {high:.1f})"
+
+
+def stored_percent(stored: Mapping[str, Any]) -> str:
+    """``percent`` of an estimate as records have it."""
+    return percent(Estimate(**stored))
+
+
+def bare_table(*titles: str) -> Table:
+    """A table without lines, whose first column is left-aligned and no number is ever cut."""
+    table = Table(box=None, pad_edge=False, show_header=bool(titles))
+    for number, title in enumerate(titles):
+        table.add_column(
+            title,
+            justify="right" if number else "left",
+            no_wrap=number > 0,
+            vertical="bottom",
+            overflow="fold",
+        )
+    return table
+
+
+def notes_table() -> Table:
+    """Two columns, a word and what there is to say about it, which may take several lines."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def headed(console: Console, title: str) -> None:
+    """A title above what follows."""
+    console.print(f"\n[bold]{plain(title)}[/bold]")
