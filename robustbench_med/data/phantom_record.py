@@ -92,10 +92,11 @@ BEST_SINGLE_MODALITY_ACCURACY: Final[Mapping[str, Mapping[str, float]]] = {
 }
 """Per question, the highest accuracy any classifier can expect that sees one modality only.
 
-A bit that a modality does not show is a fair coin to whoever sees that modality only; ``unexplained`` needs two
-such bits, and whoever sees one of them does no better than always to deny it. What the record tells of inflammation is Φ(d/2) for Gaussian noise, where d is the
-length of the raise in standard deviations, 2.58: 0.901. Our noise is nearly that; a test counts on the
-training split what the best linear rule, which is the best of all for Gaussian noise, gets right.
+A bit that a modality does not show is a fair coin to whoever sees that modality only; ``unexplained``
+needs two such bits, and whoever sees one of them does no better than always to deny it. What the record
+tells of inflammation is Φ(d/2) for Gaussian noise, where d is the length of the raise in standard
+deviations, 2.58: 0.901. Our noise is nearly that; a test counts on the training split what the best linear
+rule, which is the best of all for Gaussian noise, gets right.
 """
 
 
