@@ -14,15 +14,14 @@ if TYPE_CHECKING:
     from robustbench_med.api.attack import (
         Attack,
         Batch,
-        Best,
         Evaluation,
         Knowledge,
         Passes,
         Surrogate,
         Target,
-        remaining,
         take,
     )
+    from robustbench_med.api.best import Best, remaining
     from robustbench_med.api.data import (
         KINDS,
         SPLITS,
@@ -35,10 +34,7 @@ if TYPE_CHECKING:
     )
     from robustbench_med.api.defense import Defense
     from robustbench_med.api.heads import UNKNOWN, Binary, Head, MultiLabel, SingleLabel
-    from robustbench_med.api.model import Forward, FusionModel, Wrapper, straight_through
-    from robustbench_med.api.objective import (
-        Aim,
-        Goal,
+    from robustbench_med.api.losses import (
         Loss,
         cross_entropy,
         difference,
@@ -47,6 +43,8 @@ if TYPE_CHECKING:
         margin,
         targeted_dlr,
     )
+    from robustbench_med.api.model import Forward, FusionModel, Wrapper, straight_through
+    from robustbench_med.api.objective import Aim, Goal
     from robustbench_med.api.randomness import Dropout, NoiseSource, RandomLayer
     from robustbench_med.api.space import Box, joint_lengths, lengths, per_sample, unit_vectors
     from robustbench_med.api.threat import Budget, Norm, ThreatModel
@@ -55,12 +53,14 @@ if TYPE_CHECKING:
     from robustbench_med.util.seeding import derive, generator
 
 _HOMES = {
-    "api.attack": "Attack Batch Best Evaluation Knowledge Passes Surrogate Target remaining take",
+    "api.attack": "Attack Batch Evaluation Knowledge Passes Surrogate Target take",
+    "api.best": "Best remaining",
     "api.data": "KINDS SPLITS DatasetInfo DataSource ImportReport Kind Modality Split",
     "api.defense": "Defense",
     "api.heads": "UNKNOWN Binary Head MultiLabel SingleLabel",
     "api.model": "Forward FusionModel Wrapper straight_through",
-    "api.objective": "Aim Goal Loss cross_entropy difference dlr loss_by_name margin targeted_dlr",
+    "api.losses": "Loss cross_entropy difference dlr loss_by_name margin targeted_dlr",
+    "api.objective": "Aim Goal",
     "api.randomness": "Dropout NoiseSource RandomLayer",
     "api.space": "Box joint_lengths lengths per_sample unit_vectors",
     "api.threat": "Budget Norm ThreatModel",

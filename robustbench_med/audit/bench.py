@@ -14,8 +14,9 @@ from pydantic import ConfigDict
 from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Evaluation, Passes, Target
+from robustbench_med.api.losses import Loss
 from robustbench_med.api.model import FusionModel
-from robustbench_med.api.objective import Goal, Loss
+from robustbench_med.api.objective import Goal
 from robustbench_med.audit.thresholds import Thresholds
 from robustbench_med.evaluation.batches import evaluate
 from robustbench_med.evaluation.outcomes import Outcomes

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustbench_med.api.attack import Batch, Passes, Target
-from robustbench_med.api.objective import cross_entropy
+from robustbench_med.api.losses import cross_entropy
 from robustbench_med.evaluation.batches import evaluate
 from robustbench_med.evaluation.plan import Plan, load_batch
 from robustbench_med.measure.accuracy import correct

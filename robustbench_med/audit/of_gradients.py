@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from robustbench_med.api.attack import Evaluation
-from robustbench_med.api.objective import LOSSES, Goal, Loss, cross_entropy, margin
+from robustbench_med.api.losses import LOSSES, Loss, cross_entropy, margin
+from robustbench_med.api.objective import Goal
 from robustbench_med.audit.bench import Bench, percent
 from robustbench_med.measure.verdict import Finding
 from robustbench_med.util.errors import UserError

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from robustbench_med.api.data import DatasetInfo, Modality
 from robustbench_med.api.heads import SingleLabel
 from robustbench_med.data import reading, splits, store
+from robustbench_med.data.manifest import Sample
 from robustbench_med.util.errors import UserError
 
 LARGE_CLASSES = ("AKIEC", "BCC", "BKL", "MEL", "NV", "SCCKA")
@@ -258,7 +259,7 @@ def _drop_shared_images(
     return [lesions[lesion] for lesion in kept], notes
 
 
-def _samples(lesions: Sequence[Lesion]) -> Iterator[store.Sample]:
+def _samples(lesions: Sequence[Lesion]) -> Iterator[Sample]:
     split_of = splits.assign_splits(
         {lesion.id: lesion.label for lesion in lesions},
         splits.Fractions(val=0.1, test=0.2),
@@ -266,7 +267,7 @@ def _samples(lesions: Sequence[Lesion]) -> Iterator[store.Sample]:
         purpose="milk10k",
     )
     for lesion in lesions:
-        yield store.Sample(
+        yield Sample(
             split=split_of[lesion.id],
             id=lesion.id,
             group=lesion.id,

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from robustbench_med.api.data import SPLITS, DatasetInfo, Modality
 from robustbench_med.api.heads import SingleLabel
 from robustbench_med.data import reading, splits, store
+from robustbench_med.data.manifest import Sample
 from robustbench_med.util.errors import UserError
 
 MRI_CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
@@ -232,12 +233,12 @@ def _order(labels: Mapping[str, str], count: int, purpose: str) -> list[str]:
     return splits.recycle(drawn, count, seed=splits.SEED, purpose=f"pair-{purpose}")
 
 
-def _samples(mri: SplitCollection, ct: SplitCollection) -> Iterator[store.Sample]:
+def _samples(mri: SplitCollection, ct: SplitCollection) -> Iterator[Sample]:
     for split in SPLITS:
         tumor, lung = mri.of(split), ct.of(split)
         for number, (mri_name, ct_name) in enumerate(pair(tumor, lung, split), start=1):
             sample_id = f"mri-ct-{split}-{number:04d}"
-            yield store.Sample(
+            yield Sample(
                 split=split,
                 id=sample_id,
                 group=sample_id,
@@ -246,7 +247,7 @@ def _samples(mri: SplitCollection, ct: SplitCollection) -> Iterator[store.Sample
             )
 
 
-def _unpaired(samples: Sequence[store.Sample], sets: Mapping[str, SplitCollection]) -> list[str]:
+def _unpaired(samples: Sequence[Sample], sets: Mapping[str, SplitCollection]) -> list[str]:
     """A line per split and set about images beyond the number of pairs."""
     used = {modality: {sample.files[modality] for sample in samples} for modality in sets}
     notes = []

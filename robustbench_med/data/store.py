@@ -15,9 +15,7 @@ import os
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from importlib import resources
-from importlib.resources.abc import Traversable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_med.api.data import SPLITS, DatasetInfo, DataSource, ImportReport, Modality, Split
+from robustbench_med.data.manifest import (
+    Sample,
+    compare_with_published,
+    csv_text,
+    manifest_row,
+    parse_row,
+    split_manifest,
+)
 from robustbench_med.data.reading import ImageSet
 from robustbench_med.data.splits import manifest_hash
 from robustbench_med.util.errors import UserError
@@ -36,24 +42,6 @@ from robustbench_med.util.files import (
 )
 
 FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sample as the publisher knows it.
-
-    Attributes:
-        files: per modality the publisher's file name.
-        labels: per head a class name.
-        subgroups: per column a value, "" when unknown.
-    """
-
-    split: str
-    id: str
-    group: str
-    files: Mapping[str, str]
-    labels: Mapping[str, str]
-    subgroups: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -175,28 +163,6 @@ def dataset_folder(name: str) -> Path:
     return home() / "datasets" / name
 
 
-def published_manifest(name: str) -> str | None:
-    """The text of the split this release publishes for a data set, if it publishes one."""
-    file = _configs().joinpath("manifests").joinpath(f"{name}.csv")
-    return file.read_text(encoding="utf-8") if file.is_file() else None
-
-
-def split_manifest(info: DatasetInfo, samples: Sequence[Sample]) -> str:
-    """The split as it is published: ids, file names and labels as CSV, no pixels, no attributes."""
-    modalities = [modality.name for modality in info.modalities]
-    return _csv_text(
-        [
-            {
-                "split": sample.split,
-                "id": sample.id,
-                **{f"file_{name}": sample.files[name] for name in modalities},
-                **{f"label_{head.name}": sample.labels[head.name] for head in info.heads},
-            }
-            for sample in samples
-        ]
-    )
-
-
 def int_option(options: Mapping[str, Any], name: str, default: int, low: int, high: int) -> int:
     """An integer option given as a number or as text (UserError outside ``low`` to ``high``)."""
     value = options.get(name, default)
@@ -268,7 +234,7 @@ def read_samples(record: Record, info: DatasetInfo) -> list[tuple[Sample, dict[s
     if manifest_hash(text) != record.manifest_sha256:
         raise _damaged(record.name, path.name, "was changed after the import")
     try:
-        return [_parse_row(row, info) for row in csv.DictReader(io.StringIO(text))]
+        return [parse_row(row, info) for row in csv.DictReader(io.StringIO(text))]
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(record.name, path.name, f"has an unusable row ({error})") from error
 
@@ -277,7 +243,7 @@ def _write(info: DatasetInfo, content: Content, options: Mapping[str, Any]) -> I
     samples = sorted(content.samples, key=lambda sample: (SPLITS.index(sample.split), sample.id))
     _require_every_split(info.name, samples)
     published_text = split_manifest(info, samples)
-    equals, verdict = _compare_with_published(info.name, published_text)
+    equals, verdict = compare_with_published(info.name, published_text)
     counts = _counts(info, samples)
     rows = {m.name: _image_rows(samples, m.name) for m in info.modalities}
     folder = dataset_folder(info.name)
@@ -287,7 +253,7 @@ def _write(info: DatasetInfo, content: Content, options: Mapping[str, Any]) -> I
             pixels = _packed(content.images[modality], index)
             np.save(building / f"images-{modality}.npy", pixels, allow_pickle=False)
             shapes[modality] = list(pixels.shape)
-        manifest = _csv_text([_manifest_row(info, sample, rows) for sample in samples])
+        manifest = csv_text([manifest_row(info, sample, rows) for sample in samples])
         write_text(building / "manifest.csv", manifest)
         record = Record(
             format_version=FORMAT_VERSION,
@@ -317,27 +283,6 @@ def _require_every_split(name: str, samples: Sequence[Sample]) -> None:
             )
 
 
-def _compare_with_published(name: str, text: str) -> tuple[bool, str]:
-    published = published_manifest(name)
-    if published is None:
-        return False, f"no manifest is published for {name}: numbers are not comparable with other people's"
-    if published == text:
-        return True, f"split equals the published manifest (sha256 {manifest_hash(text)[:16]})"
-    return False, (
-        f"split differs from the published manifest of {name} "
-        f"(sha256 {manifest_hash(text)[:16]}, published {manifest_hash(published)[:16]}): "
-        "numbers are not comparable with published ones"
-    )
-
-
-def _configs() -> Traversable:
-    try:
-        return resources.files("robustbench_med.configs")
-    except ModuleNotFoundError:
-        # In a source tree that is not installed the folder lies beside the package.
-        return Path(__file__).resolve().parents[2] / "configs"
-
-
 def _counts(info: DatasetInfo, samples: Sequence[Sample]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for split in SPLITS:
@@ -364,37 +309,6 @@ def _image_rows(samples: Sequence[Sample], modality: str) -> dict[str, int]:
 def _packed(images: ImageSet, rows: Mapping[str, int]) -> NDArray[np.uint8]:
     position = {name: index for index, name in enumerate(images.names)}
     return images.pixels[[position[name] for name in rows]]
-
-
-def _manifest_row(info: DatasetInfo, sample: Sample, rows: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
-    modalities = [modality.name for modality in info.modalities]
-    return {
-        "split": sample.split,
-        "id": sample.id,
-        "group": sample.group,
-        **{f"row_{name}": str(rows[name][sample.files[name]]) for name in modalities},
-        **{f"file_{name}": sample.files[name] for name in modalities},
-        **{f"label_{head.name}": sample.labels[head.name] for head in info.heads},
-        **{f"subgroup_{name}": value for name, value in sample.subgroups.items()},
-    }
-
-
-def _parse_row(row: Mapping[str, str], info: DatasetInfo) -> tuple[Sample, dict[str, int]]:
-    if row["split"] not in SPLITS:
-        raise ValueError(f"unknown split {row['split']!r}")
-    labels = {head.name: row[f"label_{head.name}"] for head in info.heads}
-    for head in info.heads:
-        if labels[head.name] not in head.answers:
-            raise ValueError(f"unknown {head.name} class {labels[head.name]!r}")
-    sample = Sample(
-        split=row["split"],
-        id=row["id"],
-        group=row["group"],
-        files={m.name: row[f"file_{m.name}"] for m in info.modalities},
-        labels=labels,
-        subgroups={k.removeprefix("subgroup_"): v for k, v in row.items() if k.startswith("subgroup_")},
-    )
-    return sample, {m.name: int(row[f"row_{m.name}"]) for m in info.modalities}
 
 
 def _read_split(record: Record, info: DatasetInfo, split: str) -> Split:
@@ -451,12 +365,3 @@ def _split_images(
 def _damaged(name: str, file: str, what: str) -> UserError:
     path = dataset_folder(name) / file
     return UserError(f"{path} {what}; import again with robmed data import {name} --from DIR")
-
-
-def _csv_text(rows: Sequence[Mapping[str, str]]) -> str:
-    """Rows with equal keys as CSV with a header; lines end in a bare newline on every platform."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()

@@ -30,9 +30,11 @@ from tiny import (
 )
 from torch import Tensor, nn
 
-from robustbench_med.api.attack import Attack, Batch, Best, Evaluation, Target
+from robustbench_med.api.attack import Attack, Batch, Evaluation, Target
+from robustbench_med.api.best import Best
+from robustbench_med.api.losses import LEAK, LOSSES, cross_entropy, margin
 from robustbench_med.api.model import FusionModel
-from robustbench_med.api.objective import LEAK, LOSSES, Goal, cross_entropy, margin
+from robustbench_med.api.objective import Goal
 from robustbench_med.api.threat import ROUNDING, Norm, ThreatModel
 from robustbench_med.util.errors import UserError
 

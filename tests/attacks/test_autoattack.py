@@ -34,7 +34,8 @@ from tiny import (
 from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Batch, Target
-from robustbench_med.api.objective import LOSSES, Aim, Goal, Loss, difference, dlr, margin, targeted_dlr
+from robustbench_med.api.losses import LOSSES, Loss, difference, dlr, margin, targeted_dlr
+from robustbench_med.api.objective import Aim, Goal
 from robustbench_med.attacks import autoattack
 from robustbench_med.attacks._image import joint_labels, joint_logits
 from robustbench_med.attacks.apgd import APGD, checkpoints

@@ -29,8 +29,8 @@ from tiny import (
 from torch import Tensor
 
 from robustbench_med.api.attack import Attack, Batch
+from robustbench_med.api.losses import margin
 from robustbench_med.api.model import FusionModel
-from robustbench_med.api.objective import margin
 from robustbench_med.api.threat import Norm
 from robustbench_med.attacks._space import Space, water_level
 from robustbench_med.attacks.cw import CW

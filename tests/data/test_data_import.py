@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustbench_med.api.data import SPLITS, DataSource, Split
-from robustbench_med.data import splits, store
+from robustbench_med.data import manifest, splits, store
 from robustbench_med.data.milk10k import PUBLISHED_COUNTS, Milk10k, age_band
 from robustbench_med.data.mri_ct import CT_COUNTS, MRI_COUNTS, MriCt, pair
 from robustbench_med.util.errors import UserError
@@ -33,7 +33,7 @@ REFERENCE = (
 needs_reference = pytest.mark.skipif(
     not REFERENCE.is_dir(), reason=f"no publishers' data in {REFERENCE} (set ROBMED_REFERENCE_DATA)"
 )
-PUBLISHED = {name: store.published_manifest(name) or "" for name in ("milk10k", "mri-ct")}
+PUBLISHED = {name: manifest.published_manifest(name) or "" for name in ("milk10k", "mri-ct")}
 
 
 @pytest.fixture(autouse=True)
@@ -192,14 +192,14 @@ class TestMilk10k:
 
     def test_the_published_split_is_recognised(self, milk: FakeMilk, monkeypatch: pytest.MonkeyPatch) -> None:
         texts: list[str] = []
-        original = store.split_manifest
+        original = manifest.split_manifest
 
         def keep(*arguments: Any) -> str:
             texts.append(original(*arguments))
             return texts[-1]
 
         monkeypatch.setattr(store, "split_manifest", keep)
-        monkeypatch.setattr(store, "published_manifest", lambda _: texts[-1])
+        monkeypatch.setattr(manifest, "published_manifest", lambda _: texts[-1])
         report = Milk10k().import_from(milk.save())
         assert "split equals the published manifest" in report.left_out[-1]
         assert report.manifest_sha256 == splits.manifest_hash(texts[-1])
