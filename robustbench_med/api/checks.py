@@ -14,6 +14,8 @@ from robustbench_med.util.errors import UserError
 if TYPE_CHECKING:
     from robustbench_med.api.data import Modality, Split
 
+ROUNDING = 1e-6  # by so much float32 may leave a range; such values are put back onto its end
+
 
 def checked_split(split: Split) -> Split:
     """``split`` with everything converted that has but one meaning.
@@ -84,8 +86,6 @@ def _checked_array(split: Split, where: str, modality: Modality) -> NDArray[Any]
 def _checked_floats(
     array: NDArray[Any], rows: NDArray[np.int64], where: str, modality: Modality
 ) -> NDArray[np.float32]:
-    from robustbench_med.api.data import ROUNDING
-
     if array.dtype.kind not in "fiub":
         raise UserError(f"{where}: {modality.name} holds {array.dtype}, not numbers")
     values = array.astype(np.float32, copy=False)

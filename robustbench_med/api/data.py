@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_med.api.checks import checked_split
 from robustbench_med.api.heads import Head
 from robustbench_med.util.errors import UserError
 
@@ -32,7 +33,6 @@ KINDS: Final[Mapping[Kind, tuple[str, ...]]] = {
 
 # Full scale of the integer types that values may be stored in.
 FULL_SCALE: Final[Mapping[str, int]] = {"uint8": 255, "uint16": 65535}
-ROUNDING = 1e-6  # by so much float32 may leave a range; such values are put back onto its end
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,8 +223,6 @@ class Split:
         Raises:
             UserError: see ``api.checks``.
         """
-        from robustbench_med.api.checks import checked_split
-
         return checked_split(self)
 
 
