@@ -1,4 +1,4 @@
-"""Accuracies with intervals that know about groups and shared draws (evaluation.md, section 5).
+"""Accuracies with intervals that know about groups and shared draws (docs/method.md, "Statistics").
 
 All variances are closed forms (linearisation and jackknife): they equal those of the cluster
 bootstrap to first order, cost nothing, and need no seed. ``benchmarks/calibration.py`` measures how

@@ -168,7 +168,7 @@ def coin_data(samples: int = 200) -> Split:
 
 
 def test_the_coin_flip_model_scores_90_percent(tmp_path: Path) -> None:
-    """evaluation.md, section 2: judged by the draws it was crafted on it would lose far more."""
+    """docs/method.md, "Random models": judged by the draws it was crafted on it would lose far more."""
     attack = PGD(steps=10, restarts=2)
     plan = plan_of(seeded(CoinFlip), coin_data(), attack, threat_of(a=1e-9, b=1e-9), eot=1)
     accuracy = accuracies(evaluated(plan, tmp_path), plan.goal, "element")[EVERY]
