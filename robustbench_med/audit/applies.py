@@ -69,6 +69,8 @@ def other_waived(attack: str, options: Mapping[str, object], bench: Bench) -> st
     if attack == "transfer" and options.get("surrogate", "twin") == "twin" and bench.deterministic:
         return "the noise-off twin of a deterministic model is the model itself"
     asks = getattr(bench.make(attack, options), "knowledge", "white box")
+    if asks == "decisions" and not bench.deterministic:
+        return "decisions of a random model are votes over its scores, which other attacks see"
     if not bench.plan.model.differentiable and asks in ("white box", "transfer"):
         return "the model tells scores, no gradients"
     return None
