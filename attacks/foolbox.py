@@ -105,6 +105,8 @@ class FoolboxAdapter(Attack):
             return cls(**{n: value for n, value in own.items() if n in accepted and value is not None})
         except TypeError as error:
             raise UserError(f"{self._name}: {error}; give it among the options") from error
+        except ModuleNotFoundError as error:
+            raise UserError(f"{self._name} needs the package {error.name!r}: install it") from error
 
     def _norm(self) -> Norm:
         """The norm that the class works in; some have it as an option.

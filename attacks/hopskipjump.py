@@ -7,6 +7,7 @@ largest of the modalities' lengths in units of their radii.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -44,7 +45,7 @@ class HopSkipJump(Attack):
     spread: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.probes < 1 or self.tries < 1 or not self.spread > 0:
+        if self.steps < 1 or self.probes < 1 or self.tries < 1 or not 0 < self.spread < math.inf:
             raise UserError("hop-skip-jump: steps, probes and tries must be 1 or more, spread above 0")
 
     def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:
@@ -95,7 +96,7 @@ class _Walk:
 
     def _started(self, index: Tensor, nowhere: Tensor) -> tuple[Tensor, Tensor]:
         """Those of ``index`` for which a wrong answer was found, and vectors for all of it."""
-        found, missing = nowhere.clone(), torch.ones(len(index), dtype=torch.bool)
+        found, missing = nowhere.clone(), torch.ones_like(index, dtype=torch.bool)
         for _ in range(self.attack.tries):
             left = torch.nonzero(missing).squeeze(1)
             if len(left) == 0:
@@ -113,10 +114,10 @@ class _Walk:
         space = self.space.take(index)
         high = space.lengths(far)
         low, best = torch.zeros_like(high), far
-        while bool((high - low > CLOSE * high).any()):
-            middle = (low + high) / 2
+        while bool((going := high - low > CLOSE * high).any()):
+            middle = torch.where(going, (low + high) / 2, high)
             tried = _limited(space, far, middle)
-            wrong = self.wrong(index, tried)
+            wrong = torch.ones_like(going).masked_scatter(going, self.wrong(index[going], tried[going]))
             best = torch.where(wrong[:, None], tried, best)
             low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
         return best
@@ -127,7 +128,7 @@ class _Walk:
         distance = space.lengths(here)
         direction = _steepest(space, self._normal(index, here, distance, step))
         size, moved = distance / step**0.5, here
-        searching = torch.ones(len(index), dtype=torch.bool)
+        searching = torch.ones_like(index, dtype=torch.bool)
         for _ in range(HALVINGS):
             left = torch.nonzero(searching).squeeze(1)
             if len(left) == 0:

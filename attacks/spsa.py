@@ -47,7 +47,8 @@ class SPSA(Attack):
     def __post_init__(self) -> None:
         if self.steps < 1 or self.directions < 1 or self.tile < 1:
             raise UserError("spsa: steps, directions and tile must be 1 or more")
-        if not self.probe > 0 or not self.step_size > 0 or not 0 <= self.decay < 1:
+        sizes_fit = 0 < self.probe < math.inf and 0 < self.step_size < math.inf
+        if not sizes_fit or not 0 <= self.decay < 1:
             raise UserError("spsa: probe and step-size must be positive, decay at least 0 and below 1")
 
     def perturb(self, target: Target, batch: Batch) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ SUB_SELECTING = ("APGD", "APGDT", "AutoAttack", "FAB", "Square")
 WANDERING = ("PGDRS", "PGDRSL2", "SPSA")
 MINIMUM_NORM = ("CW", "DeepFool")  # in L2, without a radius
 L2_ATTACKS = ("PGDL2", "PGDRSL2", *MINIMUM_NORM)
-ANY_RANK = ("BIM", "FGSM", "MIFGSM", "NIFGSM", "PGD", "RFGSM", "FFGSM", "EOTPGD", "UPGD")
+ANY_RANK = ("BIM", "FGSM", "PGD", "RFGSM", "FFGSM", "EOTPGD")
 THREE_CHANNELS = ("TIFGSM",)
 SQUARE_IMAGES = ("DIFGSM", "TIFGSM")  # they resize to squares
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from robustbench_med.api.data import DatasetInfo, Modality, Split
 from robustbench_med.api.heads import SingleLabel
-from robustbench_med.api.model import FusionModel
+from robustbench_med.api.model import FusionModel, straight_through
 from robustbench_med.api.objective import Goal
 from robustbench_med.api.randomness import RandomLayer
 from robustbench_med.api.threat import Budget, ThreatModel
@@ -112,6 +112,82 @@ class Frozen(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         noise = self.get_buffer("noise")
         return torch.stack([self.net(x + one) for one in noise]).mean(0)
+
+
+class Idle(nn.Module):
+    """Does nothing, and declares a straight-through gradient."""
+
+    straight_through = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class SomeReversed(nn.Module):
+    """The image itself; the gradient of a share of the pixels has the other sign."""
+
+    def __init__(self, share: float, declared: bool = False) -> None:
+        super().__init__()
+        self.share, self.straight_through = share, declared
+
+    def forward(self, x: Tensor) -> Tensor:
+        drawn = torch.rand(x[0].shape, generator=torch.Generator().manual_seed(0))
+        sign = torch.where(drawn < self.share, -1.0, 1.0)
+        out: Tensor = _Weighed.apply(x, sign.to(x))  # type: ignore[no-untyped-call]
+        return out
+
+
+class Remembering(nn.Module):
+    """Keeps the answer to what it was asked first, and gives it to everything near, by a narrow margin."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.known = torch.zeros(0, 256)
+        self.answers = torch.zeros(0, dtype=torch.long)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.net(x)
+        flat = x.detach().flatten(1)
+        if len(self.known) == 0:
+            self.known, self.answers = flat, z.detach().argmax(1)
+        apart = (flat[:, None] - self.known[None]).abs().amax(2)
+        nearest = self.answers[apart.argmin(1)]
+        near = (apart.amin(1) < 2 * EPSILON)[:, None]
+        mine = F.one_hot(nearest, z.shape[1]).bool()
+        floor = z.masked_fill(mine, -torch.inf).amax(1, keepdim=True) + 0.01
+        return torch.where(near & mine, torch.maximum(z, floor), z)
+
+
+class FewPixels(nn.Module):
+    """A linear net that looks at 4 of 256 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, [100, 101, 118, 135]] @ self.weight
+
+
+class Threshold(nn.Module):
+    """Black or white, with a declared straight-through gradient."""
+
+    straight_through = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return straight_through(x, (x > 0.5).to(x))
+
+
+def with_idle_half(model: FusionModel) -> FusionModel:
+    """A parameter in half precision that nothing uses."""
+    model.register_parameter("idle", nn.Parameter(torch.zeros(1, dtype=torch.float16)))
+    return model
+
+
+def one_hot(z: Tensor) -> Tensor:
+    """Always the same answer, as a one-hot row."""
+    return F.one_hot(torch.zeros(len(z), dtype=torch.long), z.shape[1]).to(z) + 0 * z
 
 
 def quantised(x: Tensor) -> Tensor:
@@ -247,12 +323,18 @@ class Case:
         eot: draws behind a gradient in the claim.
         sound: whether the claim is.
         attack: behind the claim; one without gradients where the harness finds none to follow and stops.
+        epsilon: of the claim.
+        images: what the held-out ones are made into.
+        right: whether the labels are the model's own answers.
     """
 
     make: Callable[[Nets], FusionModel]
     sound: bool = False
     eot: int = 1
     attack: tuple[str, Mapping[str, Any]] = ("pgd", {"steps": 20})
+    epsilon: float = EPSILON
+    images: Callable[[Tensor], Tensor] = lambda x: x
+    right: bool = False
 
 
 BLIND = ("square", {"queries": 50})
@@ -269,6 +351,13 @@ CASES: Mapping[str, Case] = {
     "NaN gradient": Case(lambda n: Wrapped(n.plain, broken_gradient)),
     "reversed gradient": Case(lambda n: Wrapped(n.plain, reversed_gradient)),
     "partial gradient": Case(lambda n: Wrapped(n.plain, partial_gradient)),
+    "some signs reversed": Case(lambda n: Wrapped(n.plain, SomeReversed(0.18))),
+    "reversed beside an idle layer": Case(
+        lambda n: Wrapped(nn.Sequential(Idle(), n.plain), SomeReversed(0.18))
+    ),
+    "reversed beside an idle half": Case(lambda n: with_idle_half(Wrapped(n.plain, SomeReversed(0.18)))),
+    "reversed and declared": Case(lambda n: Wrapped(n.plain, SomeReversed(0.18, declared=True))),
+    "memory": Case(lambda n: Wrapped(Remembering(n.plain))),
     "shattered gradient": Case(lambda n: Wrapped(n.plain, shattered)),
     "hashed noise": Case(lambda n: Wrapped(n.noisy, hashed)),
     "undeclared noise": Case(lambda n: Wrapped(n.noisy, undeclared)),
@@ -283,6 +372,15 @@ CASES: Mapping[str, Case] = {
     "noise with EOT": Case(lambda n: Wrapped(n.noisy, Noise(0.1)), sound=True, eot=20),
     "smoothing": Case(lambda n: smoothed(n.noisy), sound=True, eot=4),
     "logit averaging": Case(lambda n: Wrapped(Frozen(n.noisy, 0.1)), sound=True),
+    "four pixels": Case(lambda _: Wrapped(FewPixels()), sound=True, right=True),
+    "binary images behind a threshold": Case(
+        lambda n: Wrapped(n.plain, Threshold()), sound=True, images=lambda x: (x > 0.5).to(x)
+    ),
+    "a constant answer": Case(
+        lambda n: Wrapped(n.plain, after=lambda z: 0 * z + torch.arange(10.0)), sound=True
+    ),
+    "a constant one-hot answer": Case(lambda n: Wrapped(n.plain, after=one_hot), sound=True),
+    "no radius": Case(lambda n: Wrapped(n.plain), sound=True, epsilon=0.0),
 }
 
 
@@ -323,9 +421,8 @@ def _attacked(net: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
     return moved.detach()
 
 
-def held_out() -> Split:
-    """The held-out digits as a data set."""
-    images, labels = (t[1400 : 1400 + SAMPLES].numpy() for t in digits())
+def held_out(images: Tensor, labels: Tensor) -> Split:
+    """Held-out digits as a data set."""
     info = DatasetInfo(
         name="digits",
         title="Handwritten digits",
@@ -337,19 +434,24 @@ def held_out() -> Split:
         synthetic=False,
     )
     ids = tuple(f"d{i}" for i in range(SAMPLES))
-    return Split("test", info, {"image": images}, {"image": np.arange(SAMPLES)}, {"digit": labels}, ids, ids)
+    arrays, rows = {"image": images.numpy()}, {"image": np.arange(SAMPLES)}
+    return Split("test", info, arrays, rows, {"digit": labels.numpy()}, ids, ids)
 
 
 def audited(case: Case, seed: int) -> tuple[float, Audit]:
     """The claimed robust accuracy under PGD-20, and the audit of that claim."""
     model = case.make(Nets(seed)).eval()
     random = model.draws_shared_by != "none"
+    images, labels = (t[1400 : 1400 + SAMPLES] for t in digits())
+    images = case.images(images)
+    if case.right:
+        labels = model({"image": images})["digit"].argmax(1)
     plan = Plan(
         model=model,
-        split=held_out(),
+        split=held_out(images, labels),
         attack=make_attack(*case.attack),
         name=case.attack[0],
-        threat=ThreatModel({"image": Budget("linf", EPSILON)}),
+        threat=ThreatModel({"image": Budget("linf", case.epsilon)}),
         goal=Goal((DIGIT,)),
         eot=case.eot,
         draws=10 if random else 1,

@@ -49,6 +49,12 @@ QUICK = (
     "hashed noise",
     "quantised pixels",
     "partial gradient",
+    "reversed beside an idle layer",
+    "reversed and declared",
+    "memory",
+    "four pixels",
+    "no radius",
+    "a constant one-hot answer",
     "reversed gradient",
     "shattered gradient",
     "thermometer code",
@@ -68,10 +74,10 @@ def test_fakes_are_flagged_and_sound_models_are_not(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", CASES)
-def test_every_fake_on_three_seeds(name: str, seed: int) -> None:
-    _, found = audited(CASES[name], seed)
+def test_every_fake(name: str) -> None:
+    """On the next seed; ``python -m benchmarks.audit --seeds 3`` takes longer."""
+    _, found = audited(CASES[name], 1)
     assert is_sound(found.verdict) == CASES[name].sound, found.findings
     assert is_failed(found.verdict) != CASES[name].sound, found.findings
 
