@@ -65,7 +65,13 @@ def _metrics(record: Mapping[str, Any]) -> Table:
     for head, kinds in record["metrics"].items():
         pairs = [_pair(kinds, name) for name in measured]
         success = record["attack_success"].get(head)
-        table.add_row(plain(head), *pairs, "-" if success is None else f"{100 * success:.1f} %")
+        # Findings stand below their head; their full names would break in 80 columns.
+        name = (
+            f"· {head.partition('.')[2]}"
+            if head.partition(".")[0] in record["metrics"] and "." in head
+            else head
+        )
+        table.add_row(plain(name), *pairs, "-" if success is None else f"{100 * success:.1f} %")
     return table
 
 
