@@ -129,7 +129,7 @@ def test_train_and_a_suite_of_it() -> None:
     assert robmed("suite", str(suite)) == 0
     with Path("runs/suite/leaderboard.csv").open() as file:
         (row,) = csv.DictReader(file)
-    assert row["dataset"] == "phantom-record"
+    assert row["dataset"].startswith("phantom-record")
 
 
 @pytest.mark.parametrize("size", ["1", "7"])
