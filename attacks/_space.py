@@ -6,7 +6,7 @@ of balls, is the unit ball of one norm: the largest of the modalities' lengths.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -87,6 +87,20 @@ class Space:
     def gradient(self, gradients: Mapping[str, Tensor]) -> Tensor:
         """Gradients with respect to the inputs as one with respect to the vectors, (B, N)."""
         parts = [b.box.slope(gradients[name]).flatten(1) * b.epsilon for name, b in self.budgets.items()]
+        return torch.cat(parts, 1)
+
+    def inside(self, vectors: Tensor) -> Tensor:
+        """The vectors put back into the box."""
+        return torch.minimum(torch.maximum(vectors, self.low), self.high)
+
+    def by_block(
+        self, vectors: Tensor, linf: Callable[[Tensor], Tensor], l2: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """The vectors with every block sent through the function of its norm."""
+        parts = [
+            linf(part) if norm == "linf" else l2(part)
+            for norm, part in zip(self.norms, self.blocks(vectors), strict=True)
+        ]
         return torch.cat(parts, 1)
 
     def lengths(self, vectors: Tensor) -> Tensor:

@@ -51,8 +51,7 @@ class Tanh:
         """The perturbation, and its derivative as if the box did not cut it off."""
         bent = torch.tanh(variable)
         vectors = torch.addcmul(self.middle, self.half, bent)
-        inside = torch.minimum(torch.maximum(vectors, self.space.low), self.space.high)
-        return inside, self.half * (1 - bent**2)
+        return self.space.inside(vectors), self.half * (1 - bent**2)
 
 
 class Adam:

@@ -223,4 +223,5 @@ class FAB(Attack):
         far_here, far_there = space.lengths(here), space.lengths(there)
         share = torch.minimum(far_here / (far_here + far_there).clamp_min(1e-8), pull)[:, None]
         mixture = torch.lerp(origin + self.eta * here, self.eta * there, share)
-        return torch.minimum(torch.maximum(mixture, space.low), space.high)
+        inside: Tensor = space.inside(mixture)
+        return inside

@@ -133,7 +133,7 @@ class _Walk:
             left = torch.nonzero(searching).squeeze(1)
             if len(left) == 0:
                 break
-            tried = _in_box(space, here + size[:, None] * direction)[left]
+            tried = space.inside(here + size[:, None] * direction)[left]
             wrong = self.wrong(index[left], tried)
             moved = moved.index_copy(0, left[wrong], tried[wrong])
             searching[left[wrong]] = False
@@ -160,7 +160,7 @@ class _Walk:
             chunk = range(first, min(first + rows, count))
             probes = [_spread(space, self._drawn(index)) for _ in chunk]
             size = self.attack.spread * distance[:, None]
-            points = [_in_box(space, here + size * probe) for probe in probes]
+            points = [space.inside(here + size * probe) for probe in probes]
             wrong = self.wrong(index.repeat(len(probes)), torch.cat(points))
             for point, answer in zip(points, wrong.view(len(probes), -1), strict=True):
                 vote = torch.where(answer, 1.0, -1.0)
@@ -175,35 +175,26 @@ class _Walk:
         return torch.stack(drawn).to(self.space.low)
 
 
-def _in_box(space: Space, vectors: Tensor) -> Tensor:
-    return torch.minimum(torch.maximum(vectors, space.low), space.high)
-
-
 def _limited(space: Space, vectors: Tensor, longest: Tensor) -> Tensor:
     """The vectors with every block shortened to ``longest`` (B,): clipped in Linf, scaled in L2."""
     limit = longest[:, None]
-    parts = [
-        part.clamp(-limit, limit)
-        if norm == "linf"
-        else part * (limit / part.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
-        for norm, part in zip(space.norms, space.blocks(vectors), strict=True)
-    ]
-    return torch.cat(parts, 1)
+    moved: Tensor = space.by_block(
+        vectors,
+        linf=lambda part: part.clamp(-limit, limit),
+        l2=lambda part: part * (limit / part.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1),
+    )
+    return moved
 
 
 def _steepest(space: Space, normal: Tensor) -> Tensor:
     """The direction of length 1 in which a linear function with this gradient rises most."""
-    parts = [
-        part.sign() if norm == "linf" else part / part.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        for norm, part in zip(space.norms, space.blocks(normal), strict=True)
-    ]
-    return torch.cat(parts, 1)
+    moved: Tensor = space.by_block(
+        normal, linf=torch.sign, l2=lambda part: part / part.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    )
+    return moved
 
 
 def _spread(space: Space, drawn: Tensor) -> Tensor:
     """Normal draws brought to length 1 or so in every block."""
-    parts = [
-        part if norm == "linf" else part / part.shape[1] ** 0.5
-        for norm, part in zip(space.norms, space.blocks(drawn), strict=True)
-    ]
-    return torch.cat(parts, 1)
+    moved: Tensor = space.by_block(drawn, linf=lambda part: part, l2=lambda part: part / part.shape[1] ** 0.5)
+    return moved

@@ -90,7 +90,7 @@ class SPSA(Attack):
                 for name in names:
                     total[name] += per_sample(rise, sign[name]) * sign[name]
         # Probes moved by units; a gradient is with respect to values.
-        return {name: slope / names[name].box.unit for name, slope in total.items()}
+        return {name: names[name].box.in_units(slope) for name, slope in total.items()}
 
     def _signs(
         self, target: Target, batch: Batch, current: Mapping[str, Tensor], step: int, number: int
