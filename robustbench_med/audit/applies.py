@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from robustbench_med.api.attack import Attack
 from robustbench_med.audit.bench import Bench
 
 Reason = Callable[[Bench], str | None]
@@ -61,14 +62,14 @@ def waived(check: str, bench: Bench) -> str | None:
     return next((said for reason in TABLE[check] if (said := reason(bench))), None)
 
 
-def other_waived(attack: str, options: Mapping[str, object], bench: Bench) -> str | None:
+def other_waived(attack: Attack, bench: Bench) -> str | None:
     """Why another attack has nothing to say about this run; None if it has.
 
     A deterministic model is its own noise-off twin, and a model without gradients can only be asked.
     """
-    if attack == "transfer" and options.get("surrogate", "twin") == "twin" and bench.deterministic:
+    asks = attack.knowledge
+    if asks == "transfer" and getattr(attack, "surrogate", None) == "twin" and bench.deterministic:
         return "the noise-off twin of a deterministic model is the model itself"
-    asks = getattr(bench.make(attack, options), "knowledge", "white box")
     if asks == "decisions" and not bench.deterministic:
         return "decisions of a random model are votes over its scores, which other attacks see"
     if not bench.plan.model.differentiable and asks in ("white box", "transfer"):

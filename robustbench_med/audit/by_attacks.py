@@ -94,17 +94,20 @@ def monotone(bench: Bench) -> Iterator[Finding]:
 def no_other_is_stronger(bench: Bench) -> Iterator[Finding]:
     """Weaker or otherwise informed attacks must leave at least as much as the run's."""
     for other in bench.config.others:
-        reason = other_waived(other.attack, other.options, bench)
-        if reason is not None:
-            yield Finding(other.role, "does not apply", reason)
-            continue
         try:
-            attack = bench.make(other.attack, other.options)
-            right = bench.under(other.role, attack=attack, eot=_draws(bench.plan, other))
+            found = _against(bench, other)
         except UserError as error:
-            yield Finding(other.role, "not made", str(error))
-            continue
-        yield _compared(bench, other.role, right, other.refined)
+            found = Finding(other.role, "not made", str(error))
+        yield found
+
+
+def _against(bench: Bench, other: Other) -> Finding:
+    attack = bench.make(other.attack, other.options)
+    reason = other_waived(attack, bench)
+    if reason is not None:
+        return Finding(other.role, "does not apply", reason)
+    right = bench.under(other.role, attack=attack, eot=_draws(bench.plan, other))
+    return _compared(bench, other.role, right, other.refined)
 
 
 def _draws(plan: Plan, other: Other) -> int:
