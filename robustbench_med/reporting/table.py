@@ -54,24 +54,27 @@ def _accuracies(record: Mapping[str, Any]) -> Table:
 
 def _collateral(record: Mapping[str, Any], name: str) -> str:
     """Figures of a finding say nothing of an attack on that finding, unless it was the one aimed at."""
-    finding = any(name in head["questions"] and name != h for h, head in record["dataset"]["heads"].items())
+    finding = _asked_by(record, name) is not None
     return " (collateral)" if finding and name != record["headline"] else ""
+
+
+def _asked_by(record: Mapping[str, Any], name: str) -> str | None:
+    """The head that a finding belongs to; None for a head."""
+    heads = record["dataset"]["heads"].items()
+    return next((h for h, head in heads if name in head["questions"] and name != h), None)
 
 
 def _metrics(record: Mapping[str, Any]) -> Table:
     """What else is asked of each head, before and after the attack."""
     measured = [name for name in METRICS if any(_both(k, name) for k in record["metrics"].values())]
     table = bare_table("clean → attacked", *(METRICS[name] for name in measured), "success")
-    for head, kinds in record["metrics"].items():
-        pairs = [_pair(kinds, name) for name in measured]
-        success = record["attack_success"].get(head)
+    for name, kinds in record["metrics"].items():
+        pairs = [_pair(kinds, metric) for metric in measured]
+        success = record["attack_success"].get(name)
+        head = _asked_by(record, name)
         # Findings stand below their head; their full names would break in 80 columns.
-        name = (
-            f"· {head.partition('.')[2]}"
-            if head.partition(".")[0] in record["metrics"] and "." in head
-            else head
-        )
-        table.add_row(plain(name), *pairs, "-" if success is None else f"{100 * success:.1f} %")
+        shown = f"· {name.removeprefix(f'{head}.')}" if head in record["metrics"] else name
+        table.add_row(plain(shown), *pairs, "-" if success is None else f"{100 * success:.1f} %")
     return table
 
 
