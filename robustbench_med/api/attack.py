@@ -257,7 +257,7 @@ class Target:
         scores, labels = in_float(self.model(inputs)), batch.labels
         losses = self.goal.loss(loss, scores, labels, batch.aim)
         graded = torch.is_grad_enabled()
-        gradients = self._gradients(losses, inputs) if graded else {}
+        gradients = self._gradients(losses, scores, inputs) if graded else {}
         losses = losses.detach()
         with torch.no_grad():
             success = self.goal.success(scores, labels)
@@ -272,16 +272,33 @@ class Target:
             "it, or the attacked head does not see these modalities; choose an attack without gradients"
         )
 
-    def _gradients(self, losses: Tensor, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        names = list(self.threat.budgets)
+    def _gradients(
+        self, losses: Tensor, scores: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Of the losses (B,), by way of the scores: half precision would lose those of a sample that is right
+        by far, so what goes back through the model is brought to size 1 and the result back."""
+        names, outputs = list(self.threat.budgets), [z for z in scores.values() if z.requires_grad]
         if not losses.requires_grad:
             raise self.no_gradient()
+        slopes = torch.autograd.grad(losses.sum(), outputs, materialize_grads=True)
+        size = _power_of_two(torch.stack([slope.abs().amax(1) for slope in slopes]).amax(0))
         # A head may well not see every modality; those it does not see get zeros.
-        attacked = [inputs[name] for name in names]
-        found = torch.autograd.grad(losses.sum(), attacked, materialize_grads=True)
+        found = torch.autograd.grad(
+            outputs,
+            [inputs[name] for name in names],
+            [slope / size[:, None] for slope in slopes],
+            materialize_grads=True,
+        )
+        found = tuple(g * size.to(g).view(-1, *[1] * (g.dim() - 1)) for g in found)
         if not self.raw_gradients:
             found = tuple(g.nan_to_num(0.0, 0.0, 0.0) for g in found)
         return dict(zip(names, found, strict=True))
+
+
+def _power_of_two(size: Tensor) -> Tensor:
+    """Near a size (B,), so that dividing by it rounds nothing; 1 for 0 and what is not finite."""
+    sane = torch.where(size.isfinite() & (size > 0), size, torch.ones_like(size))
+    return torch.exp2(sane.log2().floor().clamp(-100, 100))
 
 
 class Attack(ABC):

@@ -27,7 +27,8 @@ DIRECTIONS = 8  # along which gradients are checked
 # How far to both sides, in units of the modality: float32 resolves the first; what computes in half
 # precision needs a longer one. The best of them counts, since a wrong gradient is wrong at any length.
 PROBES = (2e-4, 2e-3, 1e-2)
-NUDGE = 1e-5  # changes nothing but how the last digits fall
+# Rounding averages out over points so near (a step of bfloat16 below 1), which a wrong gradient does not.
+NEAR, POINTS = 0.004, 8
 CORNERS = 4  # of the ball, at which a sample that nothing can move is known
 STILL = "nothing in the ball changes a score"
 
@@ -198,42 +199,55 @@ class _View:
 
     def _explained_by_most(self, seen: Evaluation) -> float:
         """What the gradient explains on three samples in four of those that can move, at the best probe."""
-        each = [self._explained(seen, probe, rounding=True) for probe in PROBES]
+        each = [self._explained(seen, probe, POINTS) for probe in PROBES]
         return float(self.of_moving(torch.stack(each).amax(0)).quantile(0.25))
 
-    def _explained(self, seen: Evaluation, probe: float, rounding: bool = False) -> Tensor:
+    def _explained(self, seen: Evaluation, probe: float, points: int = 1) -> Tensor:
         """The share of the changes along random directions of a length that the gradient explains, (B,).
 
         Args:
-            rounding: take off what rounding alone changes, which in half precision is much.
+            points: measured around so many points near the start, whose mean counts; what they differ by is
+                rounding, in half precision much of it, and is taken off.
         """
-        apart, size, noise = (torch.zeros_like(seen.loss) for _ in range(3))
+        apart, size = torch.zeros_like(seen.loss), torch.zeros_like(seen.loss)
         for number in range(DIRECTIONS):
-            step = self._direction(number, probe)
-            above, below = (self._margin_at(step, far) for far in (probe, -probe))
-            measured = (above - below) / (2 * probe)
+            step = self._direction(number, probe, NEAR if points > 1 else 0.0)
+            measured = torch.stack([self._slope(step, probe, self._near(n)) for n in range(points)])
+            rounding = measured.var(0) / points if points > 1 else 0.0
             parts = [(seen.gradients[n] * d).flatten(1).sum(1) for n, d in step.items()]
             predicted = torch.stack(parts).sum(0)
-            apart += (measured - predicted).square()
-            size += measured.square()
-            if rounding:
-                error = self._margin_at(step, NUDGE) - seen.loss - NUDGE * predicted
-                noise += 2 * (error / (2 * probe)).square()
-        left = (apart - noise).clamp_min(0)
+            apart += (measured.mean(0) - predicted).square() - rounding
+            size += measured.mean(0).square() - rounding
+        left, size = apart.clamp_min(0), size.clamp_min(0)
         return torch.where(left > 0, 1 - left / size, 1.0).clamp_min(0).nan_to_num(0.0)
 
-    def _margin_at(self, step: Mapping[str, Tensor], far: float) -> Tensor:
-        moved = {n: self.start[n] + far * d for n, d in step.items()}
-        return self.look(margin, {**self.start, **moved}).loss
+    def _near(self, number: int) -> dict[str, Tensor]:
+        """A point near the start; the first is the start itself."""
+        if number == 0:
+            return self.start
+        stream, out = generator(self.bench.plan.seed, "audit", "near", number), dict(self.start)
+        for name, budget in self.bench.plan.threat.budgets.items():
+            x = self.start[name]
+            away = torch.rand(x.shape[1:], generator=stream).to(x) * 2 - 1
+            out[name] = budget.box.clamp(x + NEAR * budget.box.in_values(away.expand_as(x)), x)
+        return out
 
-    def _direction(self, number: int, probe: float) -> dict[str, Tensor]:
+    def _slope(self, step: Mapping[str, Tensor], probe: float, near: Mapping[str, Tensor]) -> Tensor:
+        """The central difference of the margin along a step, (B,)."""
+        above, below = (
+            self.look(margin, {**near, **{n: near[n] + far * d for n, d in step.items()}}).loss
+            for far in (probe, -probe)
+        )
+        return (above - below) / (2 * probe)
+
+    def _direction(self, number: int, probe: float, room: float = 0.0) -> dict[str, Tensor]:
         """A random sign, in values, for every attacked element; 0 without room to both sides."""
         stream, out = generator(self.bench.plan.seed, "audit", "direction", number), {}
         for name, budget in self.bench.plan.threat.budgets.items():
             x, box = self.start[name], budget.box
             sign = torch.randint(0, 2, x.shape[1:], generator=stream).to(x) * 2 - 1
             step = box.in_values(sign.expand_as(x))
-            reach = probe * step.abs()
+            reach = (probe + room) * step.abs()
             out[name] = step * ((x - reach >= box.lowest(x)) & (x + reach <= box.highest(x)))
         return out
 

@@ -90,10 +90,23 @@ class Scored:
 
     @property
     def without_one(self) -> NDArray[np.float64]:
-        """Over all draws but one, for each that samples share, (R, N); zeros (1, N) if they share none."""
+        """With each draw that samples share replaced by every other in turn, their mean, (R, N); zeros (1, N)
+        if they share none.
+
+        For a mean over draws this is the mean without that draw, as the jackknife has it. A vote or a worst
+        case of fewer draws would be another one.
+        """
         if self.draws_shared_by != "batch" or self.draws == 1:
             return np.zeros((1, len(self.values)))
-        return np.stack([self.over(np.delete(np.arange(self.draws), j)) for j in range(self.draws)])
+        draws = np.arange(self.draws)
+        return np.stack(
+            [
+                np.mean(
+                    [self.over(np.where(draws == one, other, draws)) for other in draws if other != one], 0
+                )
+                for one in draws
+            ]
+        )
 
 
 def estimate(scored: Scored, groups: Sequence[str], batches: NDArray[np.int64]) -> Estimate:
@@ -119,12 +132,20 @@ def estimate(scored: Scored, groups: Sequence[str], batches: NDArray[np.int64]) 
         return Estimate(share, *wilson(share, samples), _given("wilson", scored))
     parts = [_over_groups(values, group), _over_draws(left, batches)]
     variance = sum(v for v, _ in parts)
-    if variance <= 0 or share in (0.0, 1.0):  # what never varied says how many groups it did not vary in
-        return Estimate(share, *wilson(share, len(names)), _given("groups", scored))
-    # Satterthwaite: the variance is itself an estimate, from so many groups and draws.
-    freedom = variance**2 / sum(v**2 / max(f, 1) for v, f in parts)
-    low, high = wilson(share, share * (1 - share) / variance, float(stats.t.ppf(0.975, freedom)))
-    return Estimate(share, low, high, _given("groups" if len(left) == 1 else "groups x draws", scored))
+    method = "groups" if len(left) == 1 or variance <= 0 or share in (0.0, 1.0) else "groups x draws"
+    quantile = _quantile(parts, 0.975) if variance > 0 else Z95
+    return Estimate(*_interval(share, variance, quantile, len(names)), _given(method, scored))
+
+
+def _quantile(parts: Sequence[tuple[float, float]], level: float) -> float:
+    """Of the root of a sum of variances, each with its degrees of freedom and so with its own quantile.
+
+    Their squares add up, weighed by the variances. One effective number of degrees of freedom for the sum
+    (Satterthwaite) would call a variance that three draws happen to show small a certain one.
+    """
+    squares = [float(stats.t.ppf(level, max(f, 1.0))) ** 2 for _, f in parts]
+    total = sum(v for v, _ in parts)
+    return math.sqrt(sum(v * q for (v, _), q in zip(parts, squares, strict=True)) / total)
 
 
 def accuracy(
@@ -148,16 +169,18 @@ def _over_groups(values: NDArray[np.float64], group: NDArray[np.int64]) -> tuple
 
     The residuals of large groups are short, since the mean leans towards them: for groups of sizes s and one
     variance between them the sum of their squares falls short by 1 - 2 Σs³/(N Σs²) + Σs²/N², which is
-    (G - 1)/G for G groups of one size. A variance that rests on few large groups has few degrees of freedom:
-    (Σs)²/Σs² - 1 (docs/method.md, "Statistics").
+    (G - 1)/G for G groups of one size. Where one group outweighs all others its residual is the error of the
+    mean itself, and nothing falls short. A variance that rests on few large groups has few degrees of
+    freedom: (Σs)²/Σs² - 1 (docs/method.md, "Statistics").
     """
     sums = np.bincount(group, values - values.mean())
     sizes = np.bincount(group).astype(float)
     total, squares, cubes = sizes.sum(), (sizes**2).sum(), (sizes**3).sum()
-    share = 1 - 2 * cubes / (total * squares) + squares / total**2
-    effective = total**2 / squares
-    if share <= 0 or len(sizes) < 2:
+    if len(sizes) < 2:
         return 0.0, 0.0
+    alone = float(sizes.max() ** 2 / squares) ** 8
+    share = 1 - (1 - alone) * (2 * cubes / (total * squares) - squares / total**2)
+    effective = total**2 / squares
     return float(sums @ sums) / len(values) ** 2 / share, effective - 1
 
 
@@ -192,19 +215,33 @@ def paired_difference(
     """
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
     one, two = first.without_one, second.without_one
-    variance_one, variance_two = (
-        _over_groups(scored.values, group)[0] + _over_draws(left, batches)[0]
-        for scored, left in ((first, one), (second, two))
-    )
     apart = [one - two] if len(one) == len(two) else [one, two]
-    of_difference = _over_groups(first.values - second.values, group)[0]
-    of_difference += sum(_over_draws(left, batches)[0] for left in apart)
-    of_first, of_second = (estimate(scored, groups, batches) for scored in (first, second))
-    low, high = _newcombe(of_first, of_second, _correlation(variance_one, variance_two, of_difference))
+    of_first = [_over_groups(first.values, group), _over_draws(one, batches)]
+    of_second = [_over_groups(second.values, group), _over_draws(two, batches)]
+    of_both = [
+        _over_groups(first.values - second.values, group),
+        *(_over_draws(left, batches) for left in apart),
+    ]
+    variances = [sum(v for v, _ in parts) for parts in (of_first, of_second, of_both)]
+    # What both share cancels, and with it what its few draws leave uncertain.
+    quantile = _quantile(of_both, 0.975) if variances[2] > 0 else Z95
     shared = "batch" in (first.draws_shared_by, second.draws_shared_by)
-    plain = first.draws == second.draws == 1 and not shared and len(np.unique(group)) == len(group)
+    plain = first.draws == second.draws == 1 and not shared and group.max() + 1 == len(group)
+    one_bounds, two_bounds = (
+        _interval(float(scored.values.mean()), 0.0 if plain else variance, quantile, int(group.max()) + 1)
+        for scored, variance in ((first, variances[0]), (second, variances[1]))
+    )
+    low, high = _newcombe(one_bounds, two_bounds, _correlation(*variances))
     p_value = mcnemar(first.values > 0, second.values > 0) if plain else None
-    return Difference(of_first.value - of_second.value, low, high, p_value)
+    return Difference(float(first.values.mean()) - float(second.values.mean()), low, high, p_value)
+
+
+def _interval(share: float, variance: float, quantile: float, groups: int) -> tuple[float, float, float]:
+    """A share with its interval; one without a variance has Wilson's over its groups, as what never varied
+    says how many groups it did not vary in."""
+    if variance <= 0 or share in (0.0, 1.0):
+        return share, *wilson(share, groups)
+    return share, *wilson(share, share * (1 - share) / variance, quantile)
 
 
 def _correlation(first: float, second: float, of_difference: float) -> float:
@@ -213,13 +250,17 @@ def _correlation(first: float, second: float, of_difference: float) -> float:
     return float(np.clip((first + second - of_difference) / (2 * math.sqrt(first * second)), -1, 1))
 
 
-def _newcombe(one: Estimate, two: Estimate, correlation: float) -> tuple[float, float]:
+def _newcombe(
+    one: tuple[float, float, float], two: tuple[float, float, float], correlation: float
+) -> tuple[float, float]:
+    """From (share, low, high) of both."""
+
     def reach(a: float, b: float) -> float:
         return math.sqrt(max(a**2 + b**2 - 2 * correlation * a * b, 0.0))
 
-    value = one.value - two.value
-    below = reach(one.value - one.low, two.high - two.value)
-    above = reach(one.high - one.value, two.value - two.low)
+    value = one[0] - two[0]
+    below = reach(one[0] - one[1], two[2] - two[0])
+    above = reach(one[2] - one[0], two[0] - two[1])
     return max(value - below, -1.0), min(value + above, 1.0)
 
 
@@ -250,6 +291,4 @@ def lead(
     variance = sum(v for v, _ in parts)
     if variance <= 0:
         return float(each.mean()), float(each.mean()) if len(each) > 1 else -1.0
-    freedom = variance**2 / sum(v**2 / max(f, 1) for v, f in parts)
-    bound = float(stats.t.ppf(0.95, freedom)) * math.sqrt(variance)
-    return float(each.mean()), float(each.mean()) - bound
+    return float(each.mean()), float(each.mean()) - _quantile(parts, 0.95) * math.sqrt(variance)

@@ -179,6 +179,19 @@ class Threshold(nn.Module):
         return straight_through(x, (x > 0.5).to(x))
 
 
+class Halved(nn.Module):
+    """A net that computes in half precision, as most do in practice."""
+
+    def __init__(self, net: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.net, self.dtype = net, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", self.dtype):
+            out: Tensor = self.net(x)
+        return out.float()
+
+
 def with_idle_half(model: FusionModel) -> FusionModel:
     """A parameter in half precision that nothing uses."""
     model.register_parameter("idle", nn.Parameter(torch.zeros(1, dtype=torch.float16)))
@@ -357,6 +370,8 @@ CASES: Mapping[str, Case] = {
     ),
     "reversed beside an idle half": Case(lambda n: with_idle_half(Wrapped(n.plain, SomeReversed(0.18)))),
     "reversed and declared": Case(lambda n: Wrapped(n.plain, SomeReversed(0.18, declared=True))),
+    "reversed in bfloat16": Case(lambda n: Wrapped(Halved(n.plain, torch.bfloat16), SomeReversed(0.18))),
+    "partial in bfloat16": Case(lambda n: Wrapped(Halved(n.plain, torch.bfloat16), partial_gradient)),
     "memory": Case(lambda n: Wrapped(Remembering(n.plain))),
     "shattered gradient": Case(lambda n: Wrapped(n.plain, shattered)),
     "hashed noise": Case(lambda n: Wrapped(n.noisy, hashed)),
@@ -370,6 +385,11 @@ CASES: Mapping[str, Case] = {
     "log-probabilities": Case(lambda n: Wrapped(n.plain, after=lambda z: z.log_softmax(1)), sound=True),
     "adversarially trained": Case(lambda n: Wrapped(n.adversarial), sound=True),
     "noise with EOT": Case(lambda n: Wrapped(n.noisy, Noise(0.1)), sound=True, eot=20),
+    "bfloat16": Case(lambda n: Wrapped(Halved(n.plain, torch.bfloat16)), sound=True),
+    "bfloat16, adversarially trained": Case(
+        lambda n: Wrapped(Halved(n.adversarial, torch.bfloat16)), sound=True
+    ),
+    "float16": Case(lambda n: Wrapped(Halved(n.plain, torch.float16)), sound=True),
     "smoothing": Case(lambda n: smoothed(n.noisy), sound=True, eot=4),
     "logit averaging": Case(lambda n: Wrapped(Frozen(n.noisy, 0.1)), sound=True),
     "four pixels": Case(lambda _: Wrapped(FewPixels()), sound=True, right=True),
@@ -438,15 +458,15 @@ def held_out(images: Tensor, labels: Tensor) -> Split:
     return Split("test", info, arrays, rows, {"digit": labels.numpy()}, ids, ids)
 
 
-def audited(case: Case, seed: int) -> tuple[float, Audit]:
-    """The claimed robust accuracy under PGD-20, and the audit of that claim."""
+def plan_of_case(case: Case, seed: int) -> Plan:
+    """The claim as a run would make it."""
     model = case.make(Nets(seed)).eval()
     random = model.draws_shared_by != "none"
     images, labels = (t[1400 : 1400 + SAMPLES] for t in digits())
     images = case.images(images)
     if case.right:
         labels = model({"image": images})["digit"].argmax(1)
-    plan = Plan(
+    return Plan(
         model=model,
         split=held_out(images, labels),
         attack=make_attack(*case.attack),
@@ -459,9 +479,14 @@ def audited(case: Case, seed: int) -> tuple[float, Audit]:
         seed=seed,
         device="cpu",
     )
-    config = audit_config("default")
+
+
+def audited(case: Case, seed: int, by: str = "default") -> tuple[float, Audit]:
+    """The claimed robust accuracy under PGD-20, and the audit of that claim."""
+    plan = plan_of_case(case, seed)
     with tempfile.TemporaryDirectory() as folder:
         outcomes = evaluate(plan, Path(folder) / "run", lambda _: None)
+        config = audit_config(by)
         bench = Bench(plan, outcomes, config, make_attack, Path(folder), lambda _: None, Thresholds())
         found = audit(bench)
     return float(bench.right.mean()), found

@@ -52,6 +52,8 @@ QUICK = (
     "reversed beside an idle layer",
     "reversed and declared",
     "memory",
+    "bfloat16",
+    "float16",
     "four pixels",
     "no radius",
     "a constant one-hot answer",

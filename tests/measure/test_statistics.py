@@ -66,18 +66,32 @@ def test_copies_add_no_certainty() -> None:
 
 
 def test_groups_of_unequal_size_get_the_variance_that_they_have() -> None:
-    """Over all ways in which five lesions of 1 to 10 pictures can come out, each as likely as another."""
-    sizes = np.array([1, 1, 2, 3, 10])
-    group = np.repeat(np.arange(5), sizes)
+    """Over all ways in which six lesions of 1 to 8 pictures can come out, each as likely as another."""
+    sizes = np.array([1, 2, 3, 5, 6, 8])
+    group = np.repeat(np.arange(6), sizes)
     means, variances = [], []
-    for lesions in itertools.product((0.0, 1.0), repeat=5):
+    for lesions in itertools.product((0.0, 1.0), repeat=6):
         values = np.array(lesions)[group]
         variance, freedom = _over_groups(values, group)
         means.append(values.mean())
         variances.append(variance)
-        assert freedom == pytest.approx(17**2 / 115 - 1)
-    assert np.mean(variances) == pytest.approx(np.var(means))
-    assert np.var(means) == pytest.approx(0.25 * 115 / 17**2)
+        assert freedom == pytest.approx(25**2 / 139 - 1)
+    assert np.mean(variances) == pytest.approx(np.var(means), rel=0.01)
+    assert np.var(means) == pytest.approx(0.25 * 139 / 25**2)
+
+
+def test_a_vote_of_three_draws_is_not_judged_by_votes_of_two() -> None:
+    """Two draws agree on nothing where each is right on other samples; three do."""
+    correct = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1]], bool).repeat(20, 1)
+
+    def vote(draws: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.asarray(correct[draws].sum(0) * 2 > len(draws), np.float64)
+
+    scored = Scored(vote, 3, "batch")
+    assert scored.values.mean() == 1
+    assert scored.without_one.mean() > 0.5
+    mean = Scored.mean(correct, "batch").without_one
+    assert mean == pytest.approx(np.stack([np.delete(correct, j, 0).mean(0) for j in range(3)]))
 
 
 def test_redraws_add_no_samples() -> None:
@@ -133,7 +147,11 @@ def test_balanced_accuracy_by_hand() -> None:
         World(0.7, 200, 1, "none"),
         World(0.3, 200, 10, "element"),
         World(0.7, 200, 10, "batch"),
-        World(0.7, 500, 10, "element", group=3),
+        World(0.7, 500, 10, "element", "of three"),
+        World(0.7, 200, 1, "none", "by Zipf"),
+        World(0.7, 200, 1, "none", "with a giant of 40 %"),
+        World(0.7, 200, 1, "none", "ten, unequal"),
+        World(0.7, 200, 3, "batch", batch=200),
     ],
     ids=str,
 )
