@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustbench_med.api import UNKNOWN, Batch, Budget, Goal, Norm, Target, UserError, derive
+from robustbench_med.api import UNKNOWN, Batch, Budget, Goal, Norm, Target, UserError, derive, in_float
 from robustbench_med.attacks._draws import RowDraws
 
 MAX_JOINT_CLASSES = 4096
@@ -173,7 +173,8 @@ class OneImage(nn.Module):
         image = image.to(self.anchor.dtype)  # NumPy turns the images of some libraries into doubles
         inputs = {**self._context_of(image), **self._parts(image)}
         self.target.name_pass(self._names(len(image)))
-        row = joint_logits(self.target.goal, self.target.model(inputs), self.batch.labels)
+        scores = in_float(self.target.model(inputs))  # libraries know no half precision
+        row = joint_logits(self.target.goal, scores, self.batch.labels)
         if image.requires_grad and not row.requires_grad:
             raise self.target.no_gradient()
         if row.requires_grad:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Passes,
         Surrogate,
         Target,
+        in_float,
         take,
     )
     from robustbench_med.api.best import Best, remaining
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from robustbench_med.util.seeding import derive, generator
 
 _HOMES = {
-    "api.attack": "Attack Batch Evaluation Knowledge Passes Surrogate Target take",
+    "api.attack": "Attack Batch Evaluation Knowledge Passes Surrogate Target in_float take",
     "api.best": "Best remaining",
     "api.data": "KINDS SPLITS DatasetInfo DataSource ImportReport Kind Modality Split",
     "api.defense": "Defense",
@@ -113,6 +114,7 @@ __all__ = [
     "difference",
     "dlr",
     "generator",
+    "in_float",
     "joint_lengths",
     "lengths",
     "loss_by_name",

@@ -56,11 +56,13 @@ class FusionModel(nn.Module, ABC):
             the image axes); evaluation on a CPU then uses the layout that is faster there.
         differentiable: False for a model that only tells scores; attacks with gradients are refused.
         writes_inputs: True for a model that writes into what it is given; it then gets copies.
+        least: fewest samples in a pass (2 for batch statistics). Fewer are filled up with their last one.
     """
 
     channels_last = False
     differentiable = True
     writes_inputs = False
+    least = 1
 
     def __init__(self, modalities: Sequence[Modality], heads: Sequence[Head]) -> None:
         super().__init__()
@@ -72,11 +74,21 @@ class FusionModel(nn.Module, ABC):
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A forward pass through preprocessing, net and wrappers."""
+        rows = len(next(iter(inputs.values())))
+        if rows < self.least:
+            return self._filled_up(inputs, rows)
         self.noise.begin_pass()
         forward: Forward = self._preprocessed
         for wrapper in self._wrappers:
             forward = partial(wrapper, forward)
         return forward(inputs)
+
+    def _filled_up(self, inputs: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
+        """What it answers to too few samples, with the last of them repeated."""
+        index = torch.arange(self.least).clamp_max(rows - 1)
+        with self.noise.rows(index.tolist()):
+            scores = self({name: x[index.to(x.device)] for name, x in inputs.items()})
+        return {head: z[:rows] for head, z in scores.items()}
 
     def _preprocessed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for layers in self._preprocessing:

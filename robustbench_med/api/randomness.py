@@ -127,6 +127,17 @@ class NoiseSource:
         return self._keys
 
     @contextmanager
+    def rows(self, index: Sequence[int]) -> Iterator[None]:
+        """Give the rows of a pass the keys of others for a while: a sample that is asked twice."""
+        kept = self._keys
+        if kept is not None:
+            self._keys = tuple(kept[i] for i in index)
+        try:
+            yield
+        finally:
+            self._keys = kept
+
+    @contextmanager
     def aside(self) -> Iterator[None]:
         """Let somebody else ask the model, on other draws; the stream goes on afterwards where it was."""
         kept = self._fresh, self._keys, self._pass

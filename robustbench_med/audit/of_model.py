@@ -82,7 +82,7 @@ def repeatable(bench: Bench) -> Iterator[Finding]:
     """
     model, inputs = bench.model, bench.batch.inputs
     backwards = torch.arange(len(bench.batch) - 1, -1, -1, device=bench.batch.device)
-    halves = [part for part in backwards.chunk(2) if len(part) >= bench.plan.least]
+    halves = [part for part in backwards.chunk(2) if len(part) >= model.least]
     with torch.inference_mode(), model.noise.frozen(derive(bench.plan.seed, "repeat")):
         first, again = in_float(model(inputs)), in_float(model(inputs))
         parts = [in_float(model(take(inputs, part))) for part in halves]

@@ -38,7 +38,6 @@ class Plan:
         eot: draws behind each loss and gradient of the attack; 1 for deterministic models.
         draws: scoring draws; 1 for deterministic models.
         load_surrogate: hands out the models that a transfer attack asks for.
-        least: fewest samples the model takes in a pass.
     """
 
     model: FusionModel
@@ -53,14 +52,13 @@ class Plan:
     seed: int
     device: str
     load_surrogate: Callable[[Surrogate], FusionModel] = no_surrogates
-    least: int = 1
 
     @property
     def batches(self) -> list[NDArray[np.int64]]:
         """Sample positions of each batch."""
         everyone = np.arange(len(self.split))
         parts = [everyone[i : i + self.batch_size] for i in range(0, len(everyone), self.batch_size)]
-        if len(parts) > 1 and len(parts[-1]) < self.least:
+        if len(parts) > 1 and len(parts[-1]) < self.model.least:
             parts[-2:] = [np.concatenate(parts[-2:])]
         return parts
 
@@ -77,7 +75,7 @@ class Plan:
             self.eot,
             seed,
             passes,
-            max(self.batch_size, self.least),
+            max(self.batch_size, self.model.least),
             load_surrogate=self.load_surrogate,
         )
 

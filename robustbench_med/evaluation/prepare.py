@@ -23,7 +23,7 @@ from robustbench_med.evaluation.adversary import (
     source_of,
 )
 from robustbench_med.evaluation.plan import Plan
-from robustbench_med.evaluation.probe import check_fits, probe
+from robustbench_med.evaluation.probe import Probed, check_fits, probe
 from robustbench_med.models.load import LoadedModel, load_model
 from robustbench_med.models.named import DefenseConfig, DefenseSpec, require_model
 from robustbench_med.util.config import build, find, read_yaml
@@ -115,12 +115,12 @@ class Subject:
     Attributes:
         loaded: with what its weights' card says of the data among the caveats.
         whole: the whole test split.
-        least: fewest samples the model takes in a pass.
+        probed: what the model was found to need, and whether it repeats itself.
     """
 
     loaded: LoadedModel
     whole: Split
-    least: int = 1
+    probed: Probed = field(default_factory=Probed)
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,6 @@ def prepare(config: RunConfig, subject: Subject | None = None) -> Prepared:
         seed=config.seed,
         device=config.device,
         load_surrogate=functools.lru_cache(maxsize=1)(_surrogate),
-        least=subject.least,
     )
     return Prepared(config, subject, plan, _stored(config, plan, subject.loaded))
 
@@ -226,10 +225,11 @@ def load_subject(config: ModelChoice, whole: Split) -> Subject:
     check_fits(loaded.model, whole.info, loaded.config.label)
     caveats = weights_caveats(loaded, whole)
     found = probe(loaded.fresh(), whole, config.device, loaded.config.label)
+    loaded.model.least = found.least
     if found.writes:
         loaded.model.writes_inputs = True
         caveats = (*caveats, "the model writes into its inputs; it gets copies of them")
-    return Subject(replace(loaded, caveats=caveats), whole, found.least)
+    return Subject(replace(loaded, caveats=caveats), whole, found)
 
 
 def _surrogate(wanted: Surrogate) -> FusionModel:

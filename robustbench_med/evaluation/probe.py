@@ -21,6 +21,7 @@ from robustbench_med.evaluation.plan import load_batch
 from robustbench_med.util.errors import UserError
 
 ROWS = 3
+REPEATED = 0.01  # of the range of a head's scores: beyond rounding, of half precision at most
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,12 @@ class Probed:
     Attributes:
         least: fewest samples the model takes in a pass: 2 if it fails on one.
         writes: it writes into its inputs, and gets copies of them.
+        repeats: the same samples on the same draw get the same scores again, in whatever company.
     """
 
     least: int = 1
     writes: bool = False
+    repeats: bool = True
 
 
 def probe(model: FusionModel, split: Split, device: str, label: str) -> Probed:
@@ -48,12 +51,13 @@ def probe(model: FusionModel, split: Split, device: str, label: str) -> Probed:
     """
     batch = load_batch(split, np.arange(min(ROWS, len(split))), device)
     given = {name: x.clone() for name, x in batch.inputs.items()}
-    with torch.no_grad():
+    with torch.no_grad(), model.noise.frozen(0):
         scores = model(given)
         _check_scores(scores, model.answers, len(batch), label)
         writes = any(not torch.equal(given[name], x) for name, x in batch.inputs.items())
         least = 1 if len(batch) == 1 else _least(model, batch.inputs, label)
-    return Probed(least, writes)
+        repeats = _repeats(model, batch.inputs, scores, least)
+    return Probed(least, writes, repeats)
 
 
 def check_fits(model: FusionModel, info: DatasetInfo, label: str) -> None:
@@ -122,3 +126,16 @@ def _least(model: FusionModel, inputs: Mapping[str, Tensor], label: str) -> int:
         return 2
     _check_scores(scores, model.answers, 1, f"{label} (one sample)")
     return 1
+
+
+def _repeats(
+    model: FusionModel, inputs: Mapping[str, Tensor], scores: Mapping[str, Tensor], least: int
+) -> bool:
+    """Whether scores come out again: of the whole batch, and of its first samples alone."""
+    for rows in (len(next(iter(inputs.values()))), least):
+        again = model({name: x[:rows].clone() for name, x in inputs.items()})
+        for head, z in scores.items():
+            span = float(z.max() - z.min())
+            if float((z[:rows] - again[head]).abs().max()) > REPEATED * span:
+                return False
+    return True

@@ -98,13 +98,13 @@ def on_device(model: FusionModel, device: str) -> FusionModel:
         raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def multiply_accumulates(model: FusionModel, info: DatasetInfo, rows: int = 1) -> int:
+def multiply_accumulates(model: FusionModel, info: DatasetInfo) -> int:
     """Of one forward pass of one sample, as deployed: a defense that asks the net n times counts n times.
 
     Args:
         model: a fresh copy, since it is asked.
-        rows: samples that the model needs in a pass.
     """
+    rows = model.least
     device = next(model.parameters(), torch.empty(0)).device
     sample = {
         m.name: torch.as_tensor(m.low, dtype=torch.float32, device=device).expand(rows, *m.shape).clone()

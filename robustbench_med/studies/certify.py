@@ -30,7 +30,7 @@ from robustbench_med.api.data import DatasetInfo, Split
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation.identity import ROOTS as RUN_ROOTS
 from robustbench_med.evaluation.identity import code_of, identify, modules_of
-from robustbench_med.evaluation.prepare import given_defenses, load_subject, subset
+from robustbench_med.evaluation.prepare import Subject, given_defenses, load_subject, subset
 from robustbench_med.evaluation.votes import Smoothing, Votes, count_all
 from robustbench_med.measure.accuracy import EVERY
 from robustbench_med.measure.certificate import (
@@ -134,7 +134,7 @@ def certify(config: CertifyConfig) -> Certified:
     _require_enough_copies(smoothing, len(split.info.heads))
     subject = load_subject(config, whole)
     loaded = subject.loaded
-    _require_independent_copies(loaded)
+    _require_independent_copies(subject)
     stored = _stored_config(config, split, loaded, smoothing)
     code = code_of((*ROOTS, *modules_of(loaded.model, loaded.config)), ("scipy",))
     name = identify(stored, loaded.config, loaded.weights_sha256, split.fingerprint, code)
@@ -144,7 +144,7 @@ def certify(config: CertifyConfig) -> Certified:
         votes = _counted(loaded, split, smoothing, config.device, folder / "parts")
         found = certificates(votes, split, smoothing)
         accuracy = certified_accuracy(found, split, stored["radii"])
-        macs = multiply_accumulates(loaded.fresh(), split.info, subject.least)
+        macs = multiply_accumulates(loaded.fresh(), split.info)
         record = {
             "schema": SCHEMA,
             "run": name,
@@ -187,7 +187,14 @@ def _require_enough_copies(smoothing: Smoothing, heads: int) -> None:
     )
 
 
-def _require_independent_copies(loaded: LoadedModel) -> None:
+def _require_independent_copies(subject: Subject) -> None:
+    loaded = subject.loaded
+    if not subject.probed.repeats:
+        raise UserError(
+            f"{loaded.config.label} gives the same samples other scores when asked again, or beside others: "
+            "it has randomness that it does not declare, or looks at the batch, so its noisy copies are not "
+            "independent and nothing can be certified"
+        )
     if loaded.model.draws_shared_by == "batch":
         raise UserError(
             f"{loaded.config.label} shares its draws within a batch, so its noisy copies are not independent "

@@ -114,7 +114,7 @@ def run_prepared(prepared: Prepared, audited: str | None = None, reuse: bool = F
             metrics.describe(made.outcomes, plan.goal, samples.draws_shared_by, plan.split.subgroups),
             samples,
             made.audit,
-            multiply_accumulates(plan.fresh(), plan.split.info, plan.least),
+            multiply_accumulates(plan.fresh(), plan.split.info),
             made.started,
         )
         if made.curve is not None:
