@@ -288,20 +288,61 @@ def attack_as_one_image(
     if budget.epsilon == 0:  # where libraries divide by zero
         return dict(batch.inputs)
     matching = capability.matching(target, batch)
-    numbers = torch.arange(len(batch))[:, None]
-    parts = [batch.take(number) for number in numbers] if matching == "alone" else [batch]
-    seed, found = derive(target.seed, capability.name.partition(":")[0]), []
-    for part in parts:
-        model = OneImage(target, part, matching)
-        rows = [derive(seed, sample) for sample in part.ids]
-        # A library that picks samples draws for rows that nobody can name.
-        by_row = RowDraws(rows) if not capability.sub_selects else nullcontext()
-        single = (
-            rows[0] if matching == "alone" else derive(seed, *part.ids) if capability.sub_selects else seed
-        )
-        with isolated(single, model.device), by_row:
-            found.append(model.split(attack(model, budget, single)))
+    seed = derive(target.seed, capability.name.partition(":")[0])
+    call = _Call(attack, capability, target, budget, seed)
+    if matching != "alone":
+        try:
+            return {**batch.inputs, **call(batch, matching)}
+        except UserError:
+            raise
+        except Exception:  # whatever a library raises: is it one sample, or all?
+            if len(batch) == 1:
+                raise
+    found = call.one_by_one(batch, "alone" if matching == "alone" else "order")
     return {**batch.inputs, **{name: torch.cat([f[name] for f in found]) for name in found[0]}}
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A library's attack, ready to be made on any part of a batch."""
+
+    attack: Callable[[OneImage, Budget, int], Tensor]
+    capability: Capability
+    target: Target
+    budget: Budget
+    seed: int
+
+    def __call__(self, part: Batch, matching: Matching) -> dict[str, Tensor]:
+        """The attacked modalities of some samples."""
+        model = OneImage(self.target, part, matching)
+        rows = [derive(self.seed, sample) for sample in part.ids]
+        # A library that picks samples draws for rows that nobody can name.
+        picks = self.capability.sub_selects
+        single = rows[0] if matching == "alone" else derive(self.seed, *part.ids) if picks else self.seed
+        with isolated(single, model.device), nullcontext() if picks else RowDraws(rows):
+            return model.split(self.attack(model, self.budget, single))
+
+    def one_by_one(self, batch: Batch, matching: Matching) -> list[dict[str, Tensor]]:
+        """The same for each sample by itself; one on which the library fails stays as it was, and is named.
+
+        Raises:
+            Exception: the library's own, where it fails on every sample.
+        """
+        found, names = [], list(self.target.threat.budgets)
+        failed: Exception | None = None
+        for number in torch.arange(len(batch))[:, None]:
+            part = batch.take(number)
+            try:
+                found.append(self(part, matching))
+            except UserError:
+                raise
+            except Exception as error:  # a library's: one sample must not cost all others
+                failed = error
+                self.target.gave_up[part.ids[0]] = f"{type(error).__name__}: {error}"
+                found.append({name: part.inputs[name] for name in names})
+        if failed is not None and all(sample in self.target.gave_up for sample in batch.ids):
+            raise failed
+        return found
 
 
 @contextmanager

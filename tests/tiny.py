@@ -246,6 +246,7 @@ def outcomes_of(clean: NDArray[np.bool_], robust: NDArray[np.bool_], batch: int 
         choosing={},
         batches=np.arange(samples) // (batch or samples),
         changed=np.zeros(samples, np.float32),
+        gave_up=("",) * samples,
         forward=0,
         backward=0,
         seconds=0.0,

@@ -135,6 +135,8 @@ class Target:
             attack goes on with the others.
         load_surrogate: hands out the models that a transfer attack asks for.
         asked: how often each (sample, lane) was asked about; names the draws of the next question.
+        gave_up: samples on which an attack raised an error, by id, with the error; what it hands back for
+            them is the clean input, and nobody takes it for a sample that resisted.
         deterministic: True when a sample seen broken once is broken for good.
     """
 
@@ -148,6 +150,7 @@ class Target:
     raw_gradients: bool = False
     load_surrogate: Callable[[Surrogate], FusionModel] = _no_surrogates
     asked: dict[tuple[str, int], int] = field(default_factory=dict, repr=False)
+    gave_up: dict[str, str] = field(default_factory=dict, repr=False)
     deterministic: bool = field(init=False)
     draws_shared_by: DrawsSharedBy = field(init=False)
 

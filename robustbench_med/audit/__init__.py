@@ -24,7 +24,13 @@ from robustbench_med.audit.by_attacks import (
     unbounded,
 )
 from robustbench_med.audit.of_gradients import gradients
-from robustbench_med.audit.of_model import finite_outputs, logits_not_probabilities, no_memory, repeatable
+from robustbench_med.audit.of_model import (
+    finite_outputs,
+    logits_not_probabilities,
+    no_memory,
+    repeatable,
+    went_through,
+)
 from robustbench_med.audit.thresholds import Thresholds
 from robustbench_med.measure.verdict import Finding
 from robustbench_med.util.errors import UserError
@@ -42,7 +48,14 @@ __all__ = [
 ]
 
 # What costs next to nothing is checked in every run.
-CHEAP: tuple[Check, ...] = (finite_outputs, logits_not_probabilities, no_memory, repeatable, gradients)
+CHEAP: tuple[Check, ...] = (
+    went_through,
+    finite_outputs,
+    logits_not_probabilities,
+    no_memory,
+    repeatable,
+    gradients,
+)
 CHEAP_SAMPLES = 20
 CHECKS: tuple[Check, ...] = (
     *CHEAP,
@@ -63,6 +76,7 @@ TITLES = {
     "no_better_together": "together",
     "no_memory": "memory",
     "finite_outputs": "finite",
+    "went_through": "every sample attacked",
     "logits_not_probabilities": "logits",
 }
 

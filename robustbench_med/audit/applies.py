@@ -42,6 +42,7 @@ def _towards(bench: Bench) -> str | None:
 
 # By the name of a check's function: the reasons for which it may not apply, in this order.
 TABLE: Mapping[str, tuple[Reason, ...]] = {
+    "went_through": (),
     "finite_outputs": (),
     "logits_not_probabilities": (),
     "no_memory": (),

@@ -111,6 +111,7 @@ class Bench:
     Attributes:
         plan: the run's, on the first samples of its split.
         outcomes: the run's, of these samples.
+        everyone: the run's, of all samples: what looks at outcomes alone looks at all of them.
         clean, right: (R, N) which of them were right before and after the run's attack, on each scoring draw.
         standing: positions of the samples that the run's attack left right in any draw.
         tried: outcomes on the standing samples of every other attack so far, within the run's threat model.
@@ -130,7 +131,7 @@ class Bench:
         self.plan = replace(plan, split=plan.split.take(np.arange(count)))
         self.config, self.make, self.folder, self.announce = config, make, folder, announce
         self.thresholds, self.passes = thresholds, Passes()
-        self.outcomes = outcomes.take(np.arange(count))
+        self.outcomes, self.everyone = outcomes.take(np.arange(count)), outcomes
         self.clean = correct(self.outcomes.clean, self.outcomes.labels, plan.goal)
         self.right = correct(self.outcomes.adversarial, self.outcomes.labels, plan.goal)
         self.standing = np.flatnonzero(self.right.any(0))

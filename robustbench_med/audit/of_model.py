@@ -19,7 +19,7 @@ def finite_outputs(bench: Bench) -> Iterator[Finding]:
     """NaN or infinity in the scores makes every comparison false, and an attack stop."""
     odd = [
         head
-        for kind in (bench.outcomes.clean, bench.outcomes.adversarial)
+        for kind in (bench.everyone.clean, bench.everyone.adversarial)
         for head, scores in kind.items()
         if not np.isfinite(scores).all()
     ]
@@ -27,12 +27,22 @@ def finite_outputs(bench: Bench) -> Iterator[Finding]:
     yield Finding.of("finite", not odd, said)
 
 
+def went_through(bench: Bench) -> Iterator[Finding]:
+    """A sample on which the attack raised an error was not attacked, and has not resisted."""
+    errors = [
+        f"{i}: {said}" for i, said in zip(bench.everyone.ids, bench.everyone.gave_up, strict=True) if said
+    ]
+    if errors:
+        said = f"the attack gave up on {len(errors)} of {len(bench.everyone)} samples ({errors[0]})"
+        yield Finding("every sample attacked", "not made", said, {"gave_up": float(len(errors))})
+
+
 def logits_not_probabilities(bench: Bench) -> Iterator[Finding]:
     """A softmax inside the model flattens what attacks climb, and costs them precision.
 
     A head that always gives one answer tells nothing of that kind.
     """
-    both = (bench.outcomes.clean, bench.outcomes.adversarial)
+    both = (bench.everyone.clean, bench.everyone.adversarial)
     heads = [
         head.name
         for head in bench.plan.goal.heads
@@ -54,7 +64,7 @@ def constant(bench: Bench, head: str) -> bool:
     rows = np.concatenate(
         [
             kind[head].reshape(-1, kind[head].shape[-1])
-            for kind in (bench.outcomes.clean, bench.outcomes.adversarial)
+            for kind in (bench.everyone.clean, bench.everyone.adversarial)
         ]
     )
     return bool((rows == rows[0]).all())
@@ -62,7 +72,7 @@ def constant(bench: Bench, head: str) -> bool:
 
 def no_memory(bench: Bench) -> Iterator[Finding]:
     """A model that was attacked answers as a fresh one does, on the same draws, in another order."""
-    changed = bench.outcomes.changed
+    changed = bench.everyone.changed
     if np.isnan(changed).any():
         yield Finding(
             "memory", "not made", "the model cannot be copied; give a factory (--model file.py:factory)"

@@ -83,6 +83,7 @@ def evaluate_batch(plan: Plan, copies: Copies, number: int, index: NDArray[np.in
         choosing=_arrays(choosing),
         batches=np.full(len(index), number),
         changed=changed.numpy(),
+        gave_up=tuple(target.gave_up.get(sample, "") for sample in batch.ids),
         forward=passes.forward,
         backward=passes.backward,
         seconds=time.perf_counter() - started,

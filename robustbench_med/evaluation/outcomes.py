@@ -34,6 +34,7 @@ class Outcomes:
         batches: (N,) the batch a sample was in.
         changed: (N,) how far the scores of the model that was attacked are from those of a fresh copy, on the
             same inputs and draws, as a share of their range; NaN where there was no copy.
+        gave_up: (N,) the error with which the attack gave a sample up, "" where it did not.
         forward, backward: samples sent through the model by the attack.
         seconds: spent in attack and scoring.
         shown: values of the first few samples, "clean/<modality>" and "adversarial/<modality>", and
@@ -48,6 +49,7 @@ class Outcomes:
     choosing: Scores
     batches: NDArray[np.int64]
     changed: NDArray[np.float32]
+    gave_up: tuple[str, ...]
     forward: int
     backward: int
     seconds: float
@@ -63,6 +65,7 @@ class Outcomes:
             "groups": np.array(self.groups),
             "batches": self.batches,
             "changed": self.changed,
+            "gave_up": np.array(self.gave_up),
             "passes": np.array([self.forward, self.backward]),
             "seconds": np.array(self.seconds),
         }
@@ -90,6 +93,7 @@ class Outcomes:
                 groups=tuple(arrays["groups"].tolist()),
                 batches=arrays["batches"],
                 changed=arrays["changed"],
+                gave_up=tuple(arrays["gave_up"].tolist()),
                 forward=int(arrays["passes"][0]),
                 backward=int(arrays["passes"][1]),
                 seconds=float(arrays["seconds"]),
@@ -114,6 +118,7 @@ class Outcomes:
             choosing=scores[2],
             batches=self.batches[index],
             changed=self.changed[index],
+            gave_up=tuple(self.gave_up[i] for i in index),
             shown={},
         )
 
@@ -135,6 +140,7 @@ def joined(parts: Sequence[Outcomes]) -> Outcomes:
         choosing=join("choosing", 1),
         batches=np.concatenate([p.batches for p in parts]),
         changed=np.concatenate([p.changed for p in parts]),
+        gave_up=tuple(_flat(p.gave_up for p in parts)),
         forward=sum(p.forward for p in parts),
         backward=sum(p.backward for p in parts),
         seconds=sum(p.seconds for p in parts),
@@ -161,6 +167,7 @@ def chosen_from(members: Sequence[Outcomes], choice: NDArray[np.int64]) -> Outco
         adversarial=chosen("adversarial"),
         choosing=chosen("choosing"),
         changed=np.stack([m.changed for m in members])[choice, everyone],
+        gave_up=tuple(members[which].gave_up[i] for i, which in enumerate(choice)),
         forward=sum(m.forward for m in members),
         backward=sum(m.backward for m in members),
         seconds=sum(m.seconds for m in members),

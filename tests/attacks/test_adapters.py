@@ -403,6 +403,34 @@ def test_who_follows_samples(net: FusionModel, batch: Batch, shelf: Shelf, norm:
     torch.testing.assert_close(apart, together, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("variant", ["PGD", "MIFGSM"])
+def test_one_sample_that_a_library_fails_on_costs_itself_alone(
+    net: FusionModel, batch: Batch, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are attacked as they would have been; who was given up is said."""
+    target = target_of(net, threat_of(b=0.1))
+    attack = TorchattacksAdapter(variant=variant, options={"steps": 3})
+    usual = attack.perturb(target, batch)["b"]
+    library, bad = getattr(torchattacks, variant), batch.inputs["b"][3]
+    forward = library.forward
+
+    def fails(self: Any, images: Tensor, labels: Tensor) -> Tensor:
+        if any(torch.equal(image, bad) for image in images):
+            raise ZeroDivisionError("a bad sample")
+        out: Tensor = forward(self, images, labels)
+        return out
+
+    monkeypatch.setattr(library, "forward", fails)
+    target = target_of(net, threat_of(b=0.1))
+    found = attack.perturb(target, batch)["b"]
+    assert target.gave_up == {batch.ids[3]: "ZeroDivisionError: a bad sample"}
+    assert torch.equal(found[3], bad)
+    others = torch.arange(len(batch)) != 3
+    torch.testing.assert_close(found[others], usual[others], atol=1e-5, rtol=0)
+    with pytest.raises(ZeroDivisionError):  # a bug in all of them keeps its traceback
+        attack.perturb(target_of(net, threat_of(b=0.1)), batch.take(torch.tensor([3])))
+
+
 def test_autoattack_of_torchattacks_runs_as_published(net: FusionModel, batch: Batch) -> None:
     """The library leaves its parts at 10 steps; here nothing succeeds, so all of them run."""
     one = batch.take(torch.tensor([0]))

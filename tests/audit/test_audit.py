@@ -143,6 +143,23 @@ def test_what_an_attack_broke_and_did_not_return_is_seen(tmp_path: Path) -> None
     assert not bench.model._wrappers
 
 
+def test_what_looks_at_outcomes_looks_at_all_of_them(tmp_path: Path) -> None:
+    """The last of 60 samples has NaN, was given up and is remembered; the checks that cost passes see 20."""
+    net = seeded(ConvNet, CHANNELS, CLASSES)
+    plan = plan_of(net, labelled_by(net, random_split(60)), Lazy(), threat_of(a=0.1, b=0.1))
+    outcomes = evaluate(plan, tmp_path / "run", lambda _: None)
+    outcomes.adversarial["second"][0, -1] = np.nan
+    outcomes.changed[-1] = 1.0
+    outcomes = replace(outcomes, gave_up=(*outcomes.gave_up[:-1], "LinAlgError: singular"))
+    config = AuditConfig(samples=20, others=(), strong=Other("unbounded", "fgsm"))
+    bench = Bench(plan, outcomes, config, lambda *_: Lazy(), tmp_path, lambda _: None, Thresholds())
+    found = {f.check: f for f in audit(bench, complete=False).findings}
+    assert found["finite"].result == found["memory"].result == "failed"
+    assert found["every sample attacked"].result == "not made"
+    assert "s59: LinAlgError: singular" in found["every sample attacked"].evidence
+    assert not is_sound(audit(bench, complete=False).verdict)
+
+
 def test_a_blocked_modality_is_named_and_an_unseen_one_is_not(tmp_path: Path) -> None:
     """Half of the gradient is zero in both nets: in one it is blocked, in the other nothing depends on it."""
 
