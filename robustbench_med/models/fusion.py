@@ -12,6 +12,7 @@ from robustbench_med.api.heads import Head
 from robustbench_med.api.model import FusionModel
 from robustbench_med.models.layers import Stem, start_like_keras
 from robustbench_med.models.trunks import Pooled, scaled_widths, trunk
+from robustbench_med.util.errors import UserError
 
 
 class OnTrunks(FusionModel):
@@ -45,6 +46,17 @@ def trunks(modalities: Sequence[Modality], widths: Sequence[int]) -> nn.ModuleDi
 def linear_heads(heads: Sequence[Head], features: int) -> nn.ModuleDict:
     """A linear layer per head, by name."""
     return nn.ModuleDict({head.name: nn.Linear(features, head.columns[0]) for head in heads})
+
+
+def require_whole(model: str, least: int = 1, **options: int) -> None:
+    """Make sure that options are whole numbers of at least so much.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name, value in options.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UserError(f"{model}: {name} is {value!r}; it must be a whole number, {least} or more")
 
 
 class Concat(OnTrunks):

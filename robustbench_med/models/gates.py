@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustbench_med.api.data import Modality
 from robustbench_med.api.heads import Head
-from robustbench_med.models.fusion import OnTrunks, linear_heads, trunks
+from robustbench_med.models.fusion import OnTrunks, linear_heads, require_whole, trunks
 from robustbench_med.models.layers import start_like_keras
 from robustbench_med.models.trunks import Pooled, Rescale, stage_widths, stages, trunk
 from robustbench_med.util.errors import UserError
@@ -201,8 +201,7 @@ class DAFT(OnTrunks):
                 f"DAFT scales the features of an image, volume or signal by a table; the data has {given}: "
                 "choose another model"
             )
-        if reduction < 1:
-            raise UserError(f"DAFT: reduction is {reduction}; it must be 1 or more")
+        require_whole("DAFT", reduction=reduction)
         self.tables = nn.ModuleDict({m.name: Rescale(m) for m in tables})
         whole = {m.name: trunk(m, self.widths) for m in images}
         self.trunks = nn.ModuleDict({name: layers[:-1] for name, layers in whole.items()})

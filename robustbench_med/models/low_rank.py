@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from robustbench_med.api.data import Modality
 from robustbench_med.api.heads import Head
-from robustbench_med.models.fusion import OnTrunks, linear_heads, trunks
+from robustbench_med.models.fusion import OnTrunks, linear_heads, require_whole, trunks
 from robustbench_med.models.layers import start_like_keras
 from robustbench_med.models.trunks import Pooled
-from robustbench_med.util.errors import UserError
 
 
 class LowRankProduct(nn.Module):
@@ -67,8 +66,7 @@ class LowRank(OnTrunks):
         rank: int = 4,
     ) -> None:
         super().__init__(modalities, heads, width)
-        if rank < 1:
-            raise UserError(f"low-rank fusion: rank is {rank}; it must be 1 or more")
+        require_whole("low-rank fusion", rank=rank)
         features = self.widths[-1]
         self.trunks = trunks(modalities, self.widths)
         self.pool, self.dropout = Pooled(), nn.Dropout(dropout)

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from robustbench_med.api.data import Modality
 from robustbench_med.api.heads import Head
-from robustbench_med.models.fusion import OnTrunks, linear_heads, trunks
+from robustbench_med.models.fusion import OnTrunks, linear_heads, require_whole, trunks
 from robustbench_med.models.layers import start_like_keras
-from robustbench_med.util.errors import UserError
 
 ATTENTION_HEADS = 4
 TOKEN_START = 0.02  # standard deviation of learned tokens' start values, as in ViT
@@ -117,8 +116,8 @@ class Bottleneck(OnTrunks):
         layers: int = 2,
     ) -> None:
         super().__init__(modalities, heads, width)
-        if bottlenecks < 1 or layers < 2:
-            raise UserError("bottleneck fusion: bottlenecks must be 1 or more, layers 2 or more")
+        require_whole("bottleneck fusion", bottlenecks=bottlenecks)
+        require_whole("bottleneck fusion", 2, layers=layers)
         features, count = self.widths[-1], len(modalities)
         self.trunks = trunks(modalities, self.widths)
         self.class_tokens = nn.Parameter(TOKEN_START * torch.randn(count, 1, features))
@@ -192,8 +191,7 @@ class HEALNet(OnTrunks):
         rounds: int = 2,
     ) -> None:
         super().__init__(modalities, heads, width)
-        if latents < 1 or rounds < 1:
-            raise UserError("HEALNet: latents and rounds must be 1 or more")
+        require_whole("HEALNet", latents=latents, rounds=rounds)
         features, self.rounds = self.widths[-1], rounds
         self.trunks = trunks(modalities, self.widths)
         self.latent = nn.Parameter(TOKEN_START * torch.randn(latents, features))
