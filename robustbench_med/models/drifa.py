@@ -23,8 +23,8 @@ from robustbench_med.api.data import Modality
 from robustbench_med.api.heads import Head
 from robustbench_med.api.randomness import Dropout
 from robustbench_med.models.fusion import OnTrunks, linear_heads
-from robustbench_med.models.layers import SameConv2d, Stem, start_like_keras
-from robustbench_med.models.trunks import Pooled, ResidualBlock, trunk
+from robustbench_med.models.layers import SameConv2d, start_like_keras
+from robustbench_med.models.trunks import Pooled, trunk
 from robustbench_med.util.errors import UserError
 
 BLOCKS = 8
@@ -146,13 +146,17 @@ class DRIFA(OnTrunks):
         features = self.dropout(torch.cat([self.pool(x) for x in maps], 1))
         return {name: head(features) for name, head in self.heads.items()}
 
+    def sites(self, hook: str) -> list[str]:
+        attention = tuple(f"{name}." for name, m in self.named_modules() if isinstance(m, (MFA, MIFA)))
+        return [site for site in super().sites(hook) if not site.startswith(attention)]
+
 
 def _attending(whole: nn.Sequential) -> nn.Sequential:
     """A trunk with an MFA after each convolution, before its batch norm; shortcuts stay as they are."""
     for layer in whole:
-        names = ("conv",) if isinstance(layer, Stem) else ("conv1", "conv2")
-        for name in names if isinstance(layer, (Stem, ResidualBlock)) else ():
-            conv = layer.get_submodule(name)
-            assert isinstance(conv, SameConv2d)
-            setattr(layer, name, nn.Sequential(conv, MFA(conv.out_channels)))
+        norms = [name for name, m in layer.named_children() if isinstance(m, nn.BatchNorm2d)]
+        for name in norms:
+            norm = layer.get_submodule(name)
+            assert isinstance(norm, nn.BatchNorm2d)
+            setattr(layer, name, nn.Sequential(MFA(norm.num_features), norm))
     return whole

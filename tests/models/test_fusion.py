@@ -374,7 +374,7 @@ def test_the_attention_across_modalities_by_hand() -> None:
 def test_where_drifa_attends() -> None:
     model = net(DRIFA, takes(TWO))
     kinds = [type(m) for m in model.modules()]
-    # Per branch one in the stem, two in each of eight blocks, and one after each of seven.
+    # Per branch one in the stem, two in each of eight blocks, and one after each of seven blocks.
     assert kinds.count(MFA) == 2 * (1 + 16 + 7)
     assert kinds.count(MIFA) == 8
     assert model.draws_shared_by == "none"

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from mixed import ALIKE, MIXED, SECOND, TABLE, THREE, Architecture, net, sample
-from narrow import NARROW
+from narrow import DEFENSES, NARROW
 from tiny import takes
 from torch import Tensor
 
 from robustbench_med.api.data import Modality
 from robustbench_med.data import phantom, phantom_record
-from robustbench_med.models.controls import Early, Late
+from robustbench_med.models.controls import Early, Late, Single
 from robustbench_med.models.drifa import DRIFA
 from robustbench_med.models.fusion import Concat
 from robustbench_med.models.gates import DAFT, MMTM, Gated
@@ -130,3 +130,19 @@ def test_stages_are_the_trunk_in_parts(modality: Modality) -> None:
         y = part(y)
         assert y.shape[1] == channels
     assert torch.equal(y, whole(x))
+
+
+@pytest.mark.parametrize("of", [*ANY_KIND, DRIFA, Early, Single, DAFT])
+@pytest.mark.parametrize(
+    ("where", "hook", "count"), [("stem", "stem-convolution", 1), ("branches", "convolution", 20)]
+)
+def test_filters_fit_every_trunk(of: Architecture, where: str, hook: str, count: int) -> None:
+    """One image of 20 convolutions; those of attention are none of the trunk's."""
+    modalities = (*takes({"x": 1}), *((TABLE,) if of is DAFT else ()))
+    model = net(of, modalities, **({"modality": "x"} if of is Single else {}))
+    assert len(model.sites(hook)) == count
+    DEFENSES.get("projection-filters")(ratio=0.75, where=where).apply(model)
+    model.requires_grad_(False).eval()
+    assert model.draws_shared_by == "batch"
+    inputs = sample(modalities)
+    assert not torch.equal(model(inputs)["first"], model(inputs)["first"])
