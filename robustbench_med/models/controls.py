@@ -144,9 +144,9 @@ class Late(OnTrunks):
     """Late fusion: a net a modality, and the mean of their logits wherever they share a label.
 
     A control. A head takes the mean over the modalities that its label is about; on unpaired data that
-    is one, and the net is ``Single``. With linear heads, as here, the mean over all modalities is a linear
-    layer on the concatenated features: on paired data ``Late`` and ``Concat`` can compute the same functions,
-    and differ in scale and start values.
+    is one, and the net is ``Single``. A modality that no head is about has no net. With linear heads, as
+    here, the mean over all modalities is a linear layer on the concatenated features: on paired data
+    ``Late`` and ``Concat`` can compute the same functions, and differ in scale and start values.
 
     Args:
         modalities: any number, of any kinds.
@@ -167,11 +167,10 @@ class Late(OnTrunks):
         dropout: float = 0.25,
     ) -> None:
         super().__init__(modalities, heads, width)
-        self.trunks = trunks(modalities, self.widths)
+        about = {name: [head for head in heads if name in head.modalities] for name in self.takes}
+        self.trunks = trunks([m for m in modalities if about[m.name]], self.widths)
         self.pool, self.dropout = Pooled(), nn.Dropout(dropout)
-        self.heads = nn.ModuleDict()
-        for name in self.takes:
-            self.heads[name] = linear_heads([h for h in heads if name in h.modalities], self.widths[-1])
+        self.heads = nn.ModuleDict({name: linear_heads(about[name], self.widths[-1]) for name in self.trunks})
         for head in heads:
             if not set(head.modalities) & set(self.takes):
                 raise UserError(

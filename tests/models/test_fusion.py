@@ -103,6 +103,9 @@ def test_late_is_the_mean_of_the_logits_of_those_that_share_a_label() -> None:
     found = late(images(TWO))
     torch.testing.assert_close(found["both"], (logits["x"]["both"] + logits["y"]["both"]) / 2)
     torch.testing.assert_close(found["own"], logits["y"]["own"])
+    assert list(dict(Late(modalities, heads[1:], width=NARROW).get_submodule("trunks").named_children())) == [
+        "y"
+    ]
     with pytest.raises(UserError, match="late fusion: own is about z, and the data has x and y"):
         Late(modalities, asks({"own": 3}, ("z",)), width=NARROW)
 
