@@ -101,6 +101,7 @@ def test_late_is_the_mean_of_the_logits_of_those_that_share_a_label() -> None:
         alone.load_state_dict(state)
         logits[name] = alone(images(TWO))
     found = late(images(TWO))
+    assert found["both"].abs().min() > 1e-3
     torch.testing.assert_close(found["both"], (logits["x"]["both"] + logits["y"]["both"]) / 2)
     torch.testing.assert_close(found["own"], logits["y"]["own"])
     assert list(dict(Late(modalities, heads[1:], width=NARROW).get_submodule("trunks").named_children())) == [
@@ -198,6 +199,7 @@ def test_daft_transforms_what_the_last_convolutions_see_and_not_the_shortcut() -
     record = (inputs["record"] - torch.from_numpy((LOW + HIGH) / 2)) / torch.from_numpy((HIGH - LOW) / 4)
     block = model.get_submodule("last.x")
     assert isinstance(block, BasicBlock)
+    assert (x > 0).any()
     inside = block.norm1(block.conv1(model.get_submodule("transforms.x")(x, record)))
     out = F.relu(block.norm2(block.conv2(F.relu(inside))) + x)
     torch.testing.assert_close(model(inputs)["first"], model.get_submodule("heads.first")(out.mean((2, 3))))
@@ -285,11 +287,20 @@ def test_modalities_meet_in_the_shared_tokens_only() -> None:
 
 def test_the_logits_of_bottleneck_fusion_are_the_mean_over_its_class_tokens() -> None:
     model = net(Bottleneck, MIXED)
+    assert isinstance(model, Bottleneck)
     seen: list[Tensor] = []
+    first: list[Tensor] = []
     model.get_submodule("norm").register_forward_hook(lambda *call: seen.append(call[2]))
+    model.get_submodule("layers.0").register_forward_pre_hook(lambda *call: first.extend(call[1][0]))
+    after: list[tuple[list[Tensor], Tensor]] = []
+    model.get_submodule("layers.1").register_forward_hook(lambda *call: after.append(call[2]))
     scores = model(sample(MIXED))
     (tokens,) = seen
     assert tokens.shape[:2] == (4, 3)
+    for own, z in zip(model.class_tokens, first, strict=True):
+        assert torch.equal(z[:, 0], own.expand(3, -1))
+    (last,) = after
+    torch.testing.assert_close(tokens, model.norm(torch.stack([z[:, 0] for z in last[0]])))
     each = torch.stack([model.get_submodule("heads.first")(token) for token in tokens])
     torch.testing.assert_close(scores["first"], each.mean(0))
 
