@@ -188,6 +188,9 @@ def _add_certify(parser: argparse.ArgumentParser) -> None:
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="RECIPE", help="name (robmed list recipes) or YAML file")
+    parser.add_argument(
+        "--model", default="", help="train this one (name or YAML) instead of the recipe's own"
+    )
     parser.add_argument("--out", help="folder of weights and model card; default weights/DATASET")
     parser.add_argument("--replace", action="store_true", help="write over weights of another recipe")
     parser.set_defaults(command=_train)
@@ -358,7 +361,7 @@ def _train(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.training.recipe import train_config
     from robustbench_med.training.train import train
 
-    recipe = train_config(options.config)
+    recipe = train_config(options.config, options.model)
     out = Path(options.out or f"weights/{recipe.dataset}")
     trained = train(recipe, out, shlex.join(["robmed", *argv]), options.replace)
     print(f"weights {trained.weights}\ncard    {trained.card}")

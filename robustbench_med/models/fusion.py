@@ -1,4 +1,4 @@
-"""Ways to fuse modalities, one class each, on shared trunks."""
+"""What nets that fuse modalities on shared trunks have in common, and the plainest of them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,54 @@ from robustbench_med.api.heads import Head
 from robustbench_med.api.model import FusionModel
 from robustbench_med.models.layers import Stem, start_like_keras
 from robustbench_med.models.trunks import Pooled, scaled_widths, trunk
+from robustbench_med.util.errors import UserError
 
 
-class Concat(FusionModel):
+class OnTrunks(FusionModel):
+    """A net of the trunks in ``models.trunks``; subclasses say how what comes out of them is fused.
+
+    Its hooks "stem-convolution" and "convolution" are the two-dimensional convolutions of the trunks.
+
+    Attributes:
+        widths: channels of the four stages.
+    """
+
+    channels_last = True
+
+    def __init__(self, modalities: Sequence[Modality], heads: Sequence[Head], width: float) -> None:
+        super().__init__(modalities, heads)
+        self.widths = scaled_widths(width)
+
+    def sites(self, hook: str) -> list[str]:
+        if hook == "stem-convolution":
+            return [f"{name}.conv" for name, module in self.named_modules() if isinstance(module, Stem)]
+        if hook != "convolution":
+            return []
+        return [name for name, module in self.named_modules() if isinstance(module, nn.Conv2d)]
+
+
+def trunks(modalities: Sequence[Modality], widths: Sequence[int]) -> nn.ModuleDict:
+    """One whole trunk per modality, by name."""
+    return nn.ModuleDict({modality.name: trunk(modality, widths) for modality in modalities})
+
+
+def linear_heads(heads: Sequence[Head], features: int) -> nn.ModuleDict:
+    """A linear layer per head, by name."""
+    return nn.ModuleDict({head.name: nn.Linear(features, head.columns[0]) for head in heads})
+
+
+def require_whole(model: str, least: int = 1, **options: int) -> None:
+    """Make sure that options are whole numbers of at least so much.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name, value in options.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UserError(f"{model}: {name} is {value!r}; it must be a whole number, {least} or more")
+
+
+class Concat(OnTrunks):
     """One trunk per modality; pooled features concatenated; a linear layer per head.
 
     Args:
@@ -24,8 +69,6 @@ class Concat(FusionModel):
         dropout: rate on the concatenated features, in training only.
     """
 
-    channels_last = True
-
     def __init__(
         self,
         modalities: Sequence[Modality],
@@ -34,23 +77,14 @@ class Concat(FusionModel):
         width: float = 1.0,
         dropout: float = 0.25,
     ) -> None:
-        super().__init__(modalities, heads)
-        widths = scaled_widths(width)
-        self.trunks = nn.ModuleDict({modality.name: trunk(modality, widths) for modality in modalities})
+        super().__init__(modalities, heads, width)
+        self.trunks = trunks(modalities, self.widths)
         self.pool = Pooled()
         self.dropout = nn.Dropout(dropout)
-        features = widths[-1] * len(modalities)
-        self.heads = nn.ModuleDict({head.name: nn.Linear(features, head.columns[0]) for head in heads})
+        self.heads = linear_heads(heads, self.widths[-1] * len(modalities))
         start_like_keras(self)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         pooled = [self.pool(of_one(inputs[name])) for name, of_one in self.trunks.items()]
         features = self.dropout(torch.cat(pooled, 1))
         return {name: head(features) for name, head in self.heads.items()}
-
-    def sites(self, hook: str) -> list[str]:
-        if hook == "stem-convolution":
-            return [f"{name}.conv" for name, module in self.named_modules() if isinstance(module, Stem)]
-        if hook != "convolution":
-            return []
-        return [name for name, module in self.named_modules() if isinstance(module, nn.Conv2d)]

@@ -6,6 +6,7 @@ one-dimensional convolutions; a table through two dense layers.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,38 +45,45 @@ def scaled_widths(width: float) -> tuple[int, ...]:
     return tuple(int(w) for w in widths)
 
 
-class ResidualBlock(nn.Module):
-    """The basic block of ResNet-18 (He et al. 2016): two 3×3 convolutions and a shortcut."""
+class BasicBlock(nn.Module):
+    """The basic block of ResNet-18 (He et al. 2016): two convolutions of 3 a side, and a shortcut."""
+
+    conv1: nn.Module
+    conv2: nn.Module
+    norm1: nn.Module
+    norm2: nn.Module
+    shortcut: nn.Module
+
+    def forward(self, x: Tensor, branch: Tensor | None = None) -> Tensor:
+        """``branch`` is what the convolutions see; the shortcut, and without it they too, see ``x``."""
+        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x if branch is None else branch)))))
+        return F.relu(y + self.shortcut(x))
+
+
+class ResidualBlock(BasicBlock):
+    """The basic block of two-dimensional convolutions."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.conv1, self.norm1 = SameConv2d(inputs, outputs, 3, stride, bias=False), batch_norm(outputs)
         self.conv2, self.norm2 = SameConv2d(outputs, outputs, 3, bias=False), batch_norm(outputs)
-        self.shortcut: nn.Module = nn.Identity()
+        self.shortcut = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
                 SameConv2d(inputs, outputs, 1, stride, bias=False), batch_norm(outputs)
             )
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        return F.relu(y + self.shortcut(x))
 
-
-class ResidualBlockNd(nn.Module):
-    """The same block of one- or three-dimensional convolutions."""
+class ResidualBlockNd(BasicBlock):
+    """The basic block of one- or three-dimensional convolutions."""
 
     def __init__(self, axes: int, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.conv1, self.norm1 = _conv(axes, inputs, outputs, 3, stride), _norm(axes, outputs)
         self.conv2, self.norm2 = _conv(axes, outputs, outputs, 3, 1), _norm(axes, outputs)
-        self.shortcut: nn.Module = nn.Identity()
+        self.shortcut = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(_conv(axes, inputs, outputs, 1, stride), _norm(axes, outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        return F.relu(y + self.shortcut(x))
 
 
 class Rescale(nn.Module):
@@ -115,6 +123,25 @@ def trunk(modality: Modality, widths: Sequence[int]) -> nn.Sequential:
         stride = 2 if index else 1
         layers += [_block(axes, inputs, outputs, stride), _block(axes, outputs, outputs, 1)]
     return nn.Sequential(*layers)
+
+
+def stages(modality: Modality, widths: Sequence[int]) -> nn.ModuleList:
+    """The layers of ``trunk`` in four parts, for nets whose modalities meet on the way.
+
+    Part i ends in a map of ``stage_widths(modality, widths)[i]`` channels. A table, which has two layers,
+    stays as it is in the two parts between them.
+    """
+    whole = trunk(modality, widths)
+    if modality.kind == "table":
+        return nn.ModuleList([whole[:-3], nn.Sequential(), nn.Sequential(), whole[-3:]])
+    start = len(whole) - 2 * len(widths)
+    cuts = [0, *range(start + 2, len(whole) + 1, 2)]
+    return nn.ModuleList(whole[one:two] for one, two in itertools.pairwise(cuts))
+
+
+def stage_widths(modality: Modality, widths: Sequence[int]) -> tuple[int, ...]:
+    """The channels after each of the ``stages``."""
+    return tuple(widths[-1] if modality.kind == "table" else width for width in widths)
 
 
 def _block(axes: int, inputs: int, outputs: int, stride: int) -> nn.Module:

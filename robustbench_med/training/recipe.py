@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from robustbench_med.models.named import require_model
 from robustbench_med.training.augment import Augmentation
 from robustbench_med.training.opponent import AdversarialTraining
 from robustbench_med.util.config import build, find, read_yaml
@@ -77,11 +78,28 @@ class TrainConfig:
             raise UserError("recipe: adversarial: the last epoch needs the whole radius; lower warmup")
 
 
-def train_config(name: str) -> TrainConfig:
+def train_config(name: str, model: str = "") -> TrainConfig:
     """A recipe by the name it ships under (``configs/train``) or by its path.
 
+    Many models may share a recipe. Its ``members`` then says, by model, what is otherwise for that one:
+
+        members:
+          robust-mail: {learning_rate: 1.0e-2, noise_warmup: 0.25}
+
+    Args:
+        model: what to train instead of the recipe's own; a model's name or a config's path.
+
     Raises:
-        UserError: unknown name, or a config that does not parse.
+        UserError: unknown name, a config that does not parse, or no model in either place.
     """
     path = find("training", "train", name)
-    return build(TrainConfig, read_yaml(path), str(path))
+    values = read_yaml(path)
+    members = values.pop("members", {})
+    if not isinstance(members, dict) or not all(isinstance(own, dict) for own in members.values()):
+        raise UserError(f"{path}: members must hold, by model, what is otherwise for it")
+    for member in members:
+        require_model(str(member))
+    chosen = model or values.get("model")
+    if not chosen:
+        raise UserError(f"{path} is a recipe for many models; name one (--model concat)")
+    return build(TrainConfig, {**values, **members.get(chosen, {}), "model": chosen}, str(path))

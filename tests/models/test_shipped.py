@@ -89,7 +89,8 @@ def test_card_describes_its_weights(dataset: str, name: str) -> None:
     for split in ("train", "val", "test"):
         assert card["dataset"]["fingerprints"][split] == loaded_split(dataset, split).fingerprint
         assert card["dataset"]["members"][split] == loaded_split(dataset, split).members
-    recipe = train_config(card["training"]["command"].split()[2])
+    words = card["training"]["command"].split()
+    recipe = train_config(words[2], words[words.index("--model") + 1] if "--model" in words else "")
     assert (recipe.model, recipe.dataset) == (name, dataset)
     assert recipe.epochs == card["training"]["config"]["epochs"]
     assert recipe.learning_rate == card["training"]["config"]["learning_rate"]

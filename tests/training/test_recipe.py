@@ -1,0 +1,72 @@
+"""Recipes: shared by many models, each with what is otherwise for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import Robmed
+
+from robustbench_med.models.named import ARCHITECTURES
+from robustbench_med.training.recipe import train_config
+from robustbench_med.util.config import shipped
+from robustbench_med.util.errors import UserError
+
+SHARED = """\
+dataset: phantom
+epochs: 9
+model_options: {width: 0.0625}
+learning_rate: 2.0e-3
+members:
+  mail: {epochs: 5, gradient_clip: 0.0}
+"""
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "shared.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_member_has_its_own_settings_and_the_shared_ones(tmp_path: Path) -> None:
+    name = written(tmp_path, SHARED)
+    plain, own = train_config(name, "gated"), train_config(name, "mail")
+    assert (plain.model, plain.epochs, plain.gradient_clip) == ("gated", 9, 1.0)
+    assert (own.model, own.epochs, own.gradient_clip) == ("mail", 5, 0.0)
+    assert plain.learning_rate == own.learning_rate == 2e-3
+    assert plain.model_options == own.model_options == {"width": 0.0625}
+
+
+def test_the_model_that_is_asked_for_wins(tmp_path: Path) -> None:
+    name = written(tmp_path, f"model: mail\n{SHARED}")
+    assert train_config(name).epochs == 5
+    assert (train_config(name, "concat").model, train_config(name, "concat").epochs) == ("concat", 9)
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ("members: [mail]", "members must hold, by model"),
+        ("members: {mail: 5}", "members must hold, by model"),
+        ("members: {meil: {epochs: 5}}", "unknown model 'meil'; did you mean 'mail'"),
+        ("members: {mail: {epoch: 5}}", "unknown option 'epoch'; did you mean 'epochs'"),
+        ("", "many models; name one"),
+    ],
+)
+def test_a_shared_recipe_that_is_wrong_is_refused(tmp_path: Path, members: str, said: str) -> None:
+    name = written(tmp_path, f"dataset: phantom\nepochs: 2\n{members}\n")
+    with pytest.raises(UserError, match=said):
+        train_config(name, "mail" if members else "")
+
+
+def test_the_flag(tmp_path: Path, robmed: Robmed) -> None:
+    code, (error,) = robmed("train", written(tmp_path, SHARED), "--model", "nope", "--out", tmp_path)
+    assert code == 2
+    assert "unknown model 'nope'" in error
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", shipped("train"))
+def test_shipped_recipes_hold_for_every_architecture(name: str) -> None:
+    for model in ARCHITECTURES.entries():
+        assert train_config(name, model).model == model
