@@ -31,6 +31,7 @@ from robustbench_med.measure.verdict import UNAUDITED
 from robustbench_med.models.named import ModelConfig, build_model, card_model, model_config
 from robustbench_med.models.weights import save_weights
 from robustbench_med.reporting.record import SCHEMA
+from robustbench_med.util.files import sha256_file
 
 ATTACKS: Registry[Callable[..., Attack]] = Registry("attack", "robustbench_med.attacks")
 SHAPES = {"a": (1, 6, 8), "b": (2, 4, 4)}
@@ -294,7 +295,8 @@ def write_model(folder: Path, name: str, info: DatasetInfo, **options: Any) -> P
     torch.manual_seed(0)
     path = folder / f"{name}.safetensors"
     save_weights(build_model(config, info), path)
-    path.with_suffix(".json").write_text(json.dumps({"model": card_model(config)}))
+    card = {"model": card_model(config), "weights": {"sha256": sha256_file(path)}}
+    path.with_suffix(".json").write_text(json.dumps(card))
     return path
 
 

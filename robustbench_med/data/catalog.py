@@ -8,6 +8,7 @@ from typing import Any
 from robustbench_med.api.data import SPLITS, DataSource, ImportReport, Split
 from robustbench_med.api.registry import Registry
 from robustbench_med.util.errors import UserError
+from robustbench_med.util.paths import user_path
 
 SOURCES: Registry[type[DataSource]] = Registry("data set", "robustbench_med.datasets")
 
@@ -27,6 +28,14 @@ def import_dataset(name: str, source: Path, **options: Any) -> ImportReport:
     """Read a publisher's download into the compact local copy.
 
     Raises:
-        UserError: unknown name, or a layout that is not the publisher's.
+        UserError: unknown name, a folder that cannot be read, or a layout that is not the publisher's.
     """
-    return SOURCES.get(name)().import_from(source, **options)
+    importer = SOURCES.get(name)()
+    folder = user_path(source)
+    try:
+        return importer.import_from(folder, **options)
+    except OSError as error:  # of whatever file it was: nothing is wrong with the program
+        raise UserError(
+            f"cannot read {str(error.filename or folder)[:200]}: {error.strerror or error}; see to its "
+            "permissions, or download it again"
+        ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,8 @@ from robustbench_med.api.data import DatasetInfo, Modality
 from robustbench_med.api.heads import SingleLabel
 from robustbench_med.data import reading, splits, store
 from robustbench_med.data.manifest import Sample
+from robustbench_med.data.notes import Note, few, summary
+from robustbench_med.data.tables import read_table, stated
 from robustbench_med.util.errors import UserError
 
 LARGE_CLASSES = ("AKIEC", "BCC", "BKL", "MEL", "NV", "SCCKA")
@@ -109,14 +110,19 @@ class Milk10k(store.ImportedSource):
         if not chosen:
             raise UserError(f"{source} has no lesion of the classes {', '.join(classes)}")
         images = _read_images(source / "MILK10k_Training_Input", list(chosen.values()), options["size"])
-        kept, duplicates = _drop_shared_images(chosen, images)
+        kept, duplicates, dropped = _drop_shared_images(chosen, images)
         partial = store.compare_counts("lesions", Counter(labels.values()), PUBLISHED_COUNTS)
         return store.Content(
             samples=tuple(_samples(kept)),
             images=images,
             files_found={"lesions": len(lesions), "images": 2 * len(lesions)},
-            left_out=(*partial, *unlabelled, *_other_classes(lesions, classes), *duplicates),
+            left_out=(
+                *(*partial, *unlabelled, *_other_classes(lesions, classes)),
+                *(line for name, each in images.items() for line in summary(f"{name} images", each.notes)),
+                *duplicates,
+            ),
             caveats=partial,
+            notes={**{name: each.notes for name, each in images.items()}, "lesions": dropped},
         )
 
 
@@ -126,7 +132,7 @@ def read_labels(path: Path) -> dict[str, str]:
     Raises:
         UserError: a column that is no class, a class without a column, or a row not one-hot.
     """
-    rows = list(_read_table(path, ("lesion_id", *PUBLISHED_COUNTS)))
+    rows = read_table(path, ("lesion_id", *PUBLISHED_COUNTS), "MILK10k")
     for column in rows[0]:
         if column != "lesion_id" and column not in PUBLISHED_COUNTS:
             raise UserError(f"{path.name}: unknown class column {column!r}; this is not MILK10k's table")
@@ -145,7 +151,7 @@ def read_lesions(path: Path, labels: Mapping[str, str]) -> tuple[list[Lesion], t
     rows: dict[str, dict[str, dict[str, str]]] = {}
     unlabelled: set[str] = set()
     images: set[str] = set()
-    for row in _read_table(path, METADATA_COLUMNS):
+    for row in read_table(path, METADATA_COLUMNS, "MILK10k"):
         lesion, image_type, image = row["lesion_id"], row["image_type"], row["isic_id"]
         if image in images:
             raise UserError(f"{path.name}: the image {image} is listed twice; download the table again")
@@ -165,7 +171,7 @@ def read_lesions(path: Path, labels: Mapping[str, str]) -> tuple[list[Lesion], t
 
 def age_band(age: str) -> str:
     """The band of an age in years given as text ("" when unknown; ValueError when no number)."""
-    years = float(age or "nan")
+    years = float(stated(age) or "nan")
     if not math.isfinite(years):
         return ""
     return next((band for limit, band in AGE_BANDS if years < limit), "75+")
@@ -185,10 +191,10 @@ def _lesion(lesion: str, label: str, images: Mapping[str, Mapping[str, str]], ta
         label=label,
         files={modality: f"{images[modality]['isic_id']}.jpg" for modality in IMAGE_TYPES.values()},
         subgroups={
-            "sex": row["sex"],
+            "sex": stated(row["sex"]),
             "age_band": band,
-            "skin_tone": row["skin_tone_class"],
-            "site": row["site"],
+            "skin_tone": stated(row["skin_tone_class"]),
+            "site": stated(row["site"]),
         },
     )
 
@@ -205,23 +211,6 @@ def _hot_class(row: Mapping[str, str], table: str) -> str:
     return hot[0]
 
 
-def _read_table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Rows of a CSV file (UserError when it is missing, empty, not text or lacks a column)."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; --from must name the folder that holds it") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as a CSV table; download it again") from error
-    if not rows:
-        raise UserError(f"{path} has no rows; download it again")
-    for column in columns:
-        if column not in rows[0]:
-            raise UserError(f"{path.name}: the column {column!r} is missing; this is not MILK10k's table")
-    yield from rows
-
-
 def _read_images(folder: Path, lesions: Sequence[Lesion], size: int) -> dict[str, reading.ImageSet]:
     paths = {
         modality: {lesion.files[modality]: folder / lesion.id / lesion.files[modality] for lesion in lesions}
@@ -236,9 +225,10 @@ def _read_images(folder: Path, lesions: Sequence[Lesion], size: int) -> dict[str
 
 def _drop_shared_images(
     lesions: Mapping[str, Lesion], images: Mapping[str, reading.ImageSet]
-) -> tuple[list[Lesion], list[str]]:
-    """One lesion for every image (the lowest id where several share one), and a line about the rest."""
+) -> tuple[list[Lesion], list[str], tuple[Note, ...]]:
+    """One lesion for every image (the lowest id where several share one); the rest in lines and by id."""
     kept, notes = list(lesions), []
+    dropped: list[Note] = []
     for modality, image_set in images.items():
         distinct = splits.drop_duplicates(
             kept,
@@ -246,17 +236,18 @@ def _drop_shared_images(
             {lesion: lesions[lesion].label for lesion in kept},
         )
         kept = sorted(distinct.kept)
+        dropped += splits.drop_notes(distinct)
         if distinct.copies:
             notes.append(
                 f"{len(distinct.copies)} lesions whose {modality} image another lesion has too, exactly: "
-                + ", ".join(distinct.copies)
+                + few(distinct.copies)
             )
         if distinct.conflicting:
             notes.append(
                 f"{len(distinct.conflicting)} lesions that share a {modality} image under different labels: "
-                + ", ".join(distinct.conflicting)
+                + few(distinct.conflicting)
             )
-    return [lesions[lesion] for lesion in kept], notes
+    return [lesions[lesion] for lesion in kept], notes, tuple(dropped)
 
 
 def _samples(lesions: Sequence[Lesion]) -> Iterator[Sample]:

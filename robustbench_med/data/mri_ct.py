@@ -15,8 +15,11 @@ from typing import Any, ClassVar
 from robustbench_med.api.data import SPLITS, DatasetInfo, Modality
 from robustbench_med.api.heads import SingleLabel
 from robustbench_med.data import reading, splits, store
+from robustbench_med.data.folders import Collection, find_images, is_junk
 from robustbench_med.data.manifest import Sample
+from robustbench_med.data.notes import Note, few, summary
 from robustbench_med.util.errors import UserError
+from robustbench_med.util.paths import user_path
 
 MRI_CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 MRI_PARTS = ("Testing", "Training")
@@ -42,36 +45,20 @@ CT_PATIENTS = 110
 
 
 @dataclass(frozen=True)
-class Collection:
-    """One set of labelled single images as found on disk.
-
-    Attributes:
-        files: per name (path below the set's folder, with "/") the file; the names' order is the
-            order in which one of several copies is preferred.
-        labels: per name the class.
-        folders: per name the publisher's folder it lies in.
-        ignored: a line about what was found but not read.
-    """
-
-    files: Mapping[str, Path]
-    labels: Mapping[str, str]
-    folders: Mapping[str, str]
-    ignored: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class SplitCollection:
     """A collection without copies, each image assigned to a split.
 
     Attributes:
         split_of: per kept name "train", "val" or "test".
         notes: what was dropped and why, a line each.
+        dropped: the same, file by file.
         duplicates: how many copies were dropped.
     """
 
     labels: Mapping[str, str]
     split_of: Mapping[str, str]
     notes: tuple[str, ...]
+    dropped: tuple[Note, ...]
     duplicates: int
 
     def of(self, split: str) -> dict[str, str]:
@@ -129,8 +116,8 @@ class MriCt(store.ImportedSource):
         Raises:
             UserError: a folder is missing or unknown, or an image is broken.
         """
-        mri = find_mri(Path(options.get("mri", source / "brain_tumor_mri")))
-        ct = find_ct(Path(options.get("ct", source / "iqothnccd_lung_ct")))
+        mri = find_mri(user_path(options.get("mri", source / "brain_tumor_mri")))
+        ct = find_ct(user_path(options.get("ct", source / "iqothnccd_lung_ct")))
         images = {
             "mri": reading.read_images(mri.files, 1, options["size"], "MRI slices"),
             "ct": reading.read_images(ct.files, 1, options["size"], "CT slices"),
@@ -138,6 +125,10 @@ class MriCt(store.ImportedSource):
         mri_split = split_mri(mri, images["mri"].digests)
         ct_split = split_ct(ct, images["ct"].digests)
         samples = tuple(_samples(mri_split, ct_split))
+        notes = {
+            "MRI": (*mri.notes, *images["mri"].notes, *mri_split.dropped),
+            "CT": (*ct.notes, *images["ct"].notes, *ct_split.dropped),
+        }
         partial = (
             *store.compare_counts("MRI slices", Counter(mri.folders.values()), MRI_COUNTS),
             *store.compare_counts("CT slices", Counter(ct.folders.values()), CT_COUNTS),
@@ -147,7 +138,10 @@ class MriCt(store.ImportedSource):
             images=images,
             files_found={"mri": len(mri.files), "ct": len(ct.files)},
             left_out=(
-                *(*partial, *mri.ignored, *ct.ignored, *mri_split.notes, *ct_split.notes),
+                *partial,
+                *summary("MRI files", (*mri.notes, *images["mri"].notes)),
+                *summary("CT files", (*ct.notes, *images["ct"].notes)),
+                *(*mri_split.notes, *ct_split.notes),
                 *_unpaired(samples, {"mri": mri_split, "ct": ct_split}),
             ),
             caveats=(
@@ -155,6 +149,7 @@ class MriCt(store.ImportedSource):
                 f"Exact duplicates dropped before splitting: {mri_split.duplicates} MRI and "
                 f"{ct_split.duplicates} CT slices.",
             ),
+            notes=notes,
         )
 
 
@@ -163,7 +158,7 @@ def find_mri(folder: Path) -> Collection:
     classes = {f"{part}/{label}": label for part in MRI_PARTS for label in MRI_CLASSES}
     for part in MRI_PARTS:
         _refuse_unknown_folders(folder / part, MRI_CLASSES)
-    return _find(folder, classes)
+    return find_images(folder, classes)
 
 
 def find_ct(folder: Path) -> Collection:
@@ -171,7 +166,7 @@ def find_ct(folder: Path) -> Collection:
     inner = folder / CT_FOLDER
     root = inner if inner.is_dir() else folder
     _refuse_unknown_folders(root, tuple(CT_CLASSES))
-    return _find(root, CT_CLASSES)
+    return find_images(root, CT_CLASSES)
 
 
 def split_mri(mri: Collection, digests: Mapping[str, str]) -> SplitCollection:
@@ -193,7 +188,7 @@ def split_mri(mri: Collection, digests: Mapping[str, str]) -> SplitCollection:
     if across:
         notes = (*notes, f"of these, {across} training slices that are also in the publisher's test folder")
     split_of = {name: carved.get(name, "test") for name in distinct.kept}
-    return SplitCollection(mri.labels, split_of, notes, len(distinct.copies))
+    return SplitCollection(mri.labels, split_of, notes, splits.drop_notes(distinct), len(distinct.copies))
 
 
 def split_ct(ct: Collection, digests: Mapping[str, str]) -> SplitCollection:
@@ -205,7 +200,8 @@ def split_ct(ct: Collection, digests: Mapping[str, str]) -> SplitCollection:
         seed=splits.SEED,
         purpose="ct",
     )
-    return SplitCollection(ct.labels, split_of, _duplicate_notes("CT", distinct), len(distinct.copies))
+    notes, dropped = _duplicate_notes("CT", distinct), splits.drop_notes(distinct)
+    return SplitCollection(ct.labels, split_of, notes, dropped, len(distinct.copies))
 
 
 def pair(mri: Mapping[str, str], ct: Mapping[str, str], split: str) -> list[tuple[str, str]]:
@@ -272,7 +268,7 @@ def _duplicate_notes(what: str, distinct: splits.Distinct) -> tuple[str, ...]:
     if distinct.conflicting:
         notes.append(
             f"{len(distinct.conflicting)} {what} slices whose copies carry different labels: "
-            + ", ".join(distinct.conflicting)
+            + few(distinct.conflicting)
         )
     return tuple(notes)
 
@@ -281,29 +277,5 @@ def _refuse_unknown_folders(root: Path, known: Sequence[str]) -> None:
     if not root.is_dir():
         raise UserError(f"the folder {root} is missing; --from must name the folder that holds it")
     for entry in sorted(root.iterdir()):
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in known:
+        if entry.is_dir() and not is_junk(entry.name) and entry.name not in known:
             raise UserError(f"{entry} is an unknown class; there are {', '.join(known)}")
-
-
-def _find(root: Path, classes: Mapping[str, str]) -> Collection:
-    """Image files directly in the folders ``classes`` (folder below ``root`` to class name)."""
-    files, labels, folders = {}, {}, {}
-    for folder, label in classes.items():
-        if not (root / folder).is_dir():
-            raise UserError(f"the folder {root / folder} is missing; download the set again")
-        for path in sorted((root / folder).iterdir()):
-            if path.suffix.lower() in reading.IMAGE_SUFFIXES and not path.name.startswith("."):
-                name = f"{folder}/{path.name}"
-                files[name], labels[name], folders[name] = path, label, folder
-    return Collection(files, labels, folders, _hidden(root))
-
-
-def _hidden(root: Path) -> tuple[str, ...]:
-    """A line per hidden folder with images in it (editors leave stray copies there)."""
-    counts = Counter(
-        path.parent.relative_to(root).as_posix()
-        for path in sorted(root.rglob("*"))
-        if path.suffix.lower() in reading.IMAGE_SUFFIXES
-        and any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
-    return tuple(f"{count} image in the hidden folder {folder}" for folder, count in counts.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from rich.console import Console
-from rich.progress import Progress
 
+from robustbench_med.data.decoding import UnusableImageError, decode
+from robustbench_med.data.folders import printable
+from robustbench_med.data.notes import Note
 from robustbench_med.util.errors import UserError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+from robustbench_med.util.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,13 @@ class ImageSet:
         names: M distinct file names.
         pixels: uint8 (M, C, S, S).
         digests: per name the SHA-256 of the decoded pixels at full size.
+        notes: what was done to images that did not come in as they are.
     """
 
     names: tuple[str, ...]
     pixels: NDArray[np.uint8]
     digests: Mapping[str, str]
+    notes: tuple[Note, ...] = ()
 
 
 def read_images(files: Mapping[str, Path], channels: int, size: int, what: str) -> ImageSet:
@@ -42,29 +45,34 @@ def read_images(files: Mapping[str, Path], channels: int, size: int, what: str) 
         size: side S of the stored square, pixels.
 
     Raises:
-        UserError: an image cannot be decoded; names the first and says how many there are.
+        UserError: an image cannot be used; names the first, and says how many there are and why.
     """
     pixels = np.empty((len(files), channels, size, size), np.uint8)
     digests: dict[str, str] = {}
-    broken: list[Path] = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        for row, (name, path) in enumerate(progress.track(files.items(), description=f"reading {what}")):
+    notes: list[Note] = []
+    broken: list[tuple[Path, UnusableImageError]] = []
+    with progress_bar() as bar:
+        for row, (name, path) in enumerate(bar.track(files.items(), description=f"reading {what}")):
             try:
-                pixels[row], digests[name] = _read_image(path, channels, size)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-                broken.append(path)
+                decoded = decode(path, channels)
+            except UnusableImageError as error:
+                broken.append((path, error))
+                continue
+            pixels[row], digests[name] = _shrunk(decoded.image, channels, size)
+            notes += [Note(name, rule) for rule in decoded.rules]
     if broken:
+        path, fault = broken[0]
+        counts = Counter(each.fault for _, each in broken).most_common()
+        reasons = ": " + ", ".join(f"{count} {why}" for why, count in counts) if len(counts) > 1 else ""
         raise UserError(
-            f"{broken[0]} is not a readable image ({len(broken)} of {len(files)} {what} are not); "
-            "download them again"
+            f"{printable(str(path))} {fault} ({len(broken)} of {len(files)} {what} cannot be used{reasons}); "
+            "download or save them again, or take them away"
         )
-    return ImageSet(tuple(files), pixels, digests)
+    return ImageSet(tuple(files), pixels, digests, tuple(notes))
 
 
-def _read_image(path: Path, channels: int, size: int) -> tuple[NDArray[np.uint8], str]:
+def _shrunk(image: Image.Image, channels: int, size: int) -> tuple[NDArray[np.uint8], str]:
     """One image: uint8 (C, S, S), and the SHA-256 of its pixels before it was made smaller."""
-    with Image.open(path) as opened:
-        image = opened.convert("RGB" if channels == 3 else "L")
     digest = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
     # fit() cuts out the centred square and resizes it, averaging over all source pixels.
     square = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)

@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from robustbench_med.data.notes import Note
+
 SEED = 0
 
 
@@ -117,6 +119,13 @@ def drop_duplicates(names: Sequence[str], digests: Mapping[str, str], labels: Ma
             kept.append(same[0])
             copies += same[1:]
     return Distinct(tuple(kept), tuple(copies), tuple(conflicting))
+
+
+def drop_notes(distinct: Distinct) -> tuple[Note, ...]:
+    """A note on everything that was dropped."""
+    copies = [Note(name, "a copy of another one, pixel for pixel") for name in distinct.copies]
+    odd = [Note(name, "has a copy under another label") for name in distinct.conflicting]
+    return (*copies, *odd)
 
 
 def manifest_hash(text: str) -> str:

@@ -4,6 +4,7 @@
 
 - ``images-<modality>.npy``: uint8 (M, C, H, W), the images of one split next to each other;
 - ``manifest.csv``: a row per sample (split, id, group, rows, publisher's files, labels, subgroups);
+- ``notes.csv``: what the import did to single files (part, file, what), where it did anything;
 - ``dataset.json``: options, class names, shapes, counts, caveats and the manifest's hash.
 """
 
@@ -15,7 +16,7 @@ import os
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +32,7 @@ from robustbench_med.data.manifest import (
     parse_row,
     split_manifest,
 )
+from robustbench_med.data.notes import Note
 from robustbench_med.data.reading import ImageSet
 from robustbench_med.data.splits import manifest_hash
 from robustbench_med.util.errors import UserError
@@ -40,6 +42,7 @@ from robustbench_med.util.files import (
     write_json,
     write_text,
 )
+from robustbench_med.util.paths import user_path
 
 FORMAT_VERSION = 1
 
@@ -53,6 +56,7 @@ class Content:
         files_found: number of the publisher's image files per part, before anything was dropped.
         left_out: what did not come in and why, a line each.
         caveats: what a reader of a number on this very copy must know, besides ``info.caveats``.
+        notes: per part of the data what was done to single files.
     """
 
     samples: tuple[Sample, ...]
@@ -60,6 +64,7 @@ class Content:
     files_found: Mapping[str, int]
     left_out: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
+    notes: Mapping[str, Sequence[Note]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,14 +153,21 @@ class ImportedSource(DataSource):
             UserError: an option or the layout cannot be used; the previous copy stays.
         """
         checked = self.check_options(options)
-        content = self.collect(Path(source), checked)
+        content = self.collect(source, checked)
         return _write(self.describe(checked), content, checked)
 
 
 def home() -> Path:
-    """The folder of everything this package keeps for a user: $ROBMED_HOME or a cache folder."""
+    """The folder of everything this package keeps for a user: $ROBMED_HOME or a cache folder.
+
+    Raises:
+        UserError: there is no such folder to name.
+    """
     chosen = os.environ.get("ROBMED_HOME")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "robustbench-med"
+    try:
+        return user_path(chosen or "~/.cache/robustbench-med")
+    except UserError as error:
+        raise UserError(f"{error}; set ROBMED_HOME to a folder that can be written") from error
 
 
 def dataset_folder(name: str) -> Path:
@@ -255,6 +267,9 @@ def _write(info: DatasetInfo, content: Content, options: Mapping[str, Any]) -> I
             shapes[modality] = list(pixels.shape)
         manifest = csv_text([manifest_row(info, sample, rows) for sample in samples])
         write_text(building / "manifest.csv", manifest)
+        notes = _notes(content)
+        if notes:
+            write_text(building / "notes.csv", csv_text(notes))
         record = Record(
             format_version=FORMAT_VERSION,
             name=info.name,
@@ -270,7 +285,17 @@ def _write(info: DatasetInfo, content: Content, options: Mapping[str, Any]) -> I
             split_sha256=manifest_hash(published_text),
         )
         write_json(building / "dataset.json", asdict(record))
-    return ImportReport(folder, counts, (*content.left_out, verdict), record.split_sha256)
+    listed = (f"{len(notes)} notes, file by file, in {folder / 'notes.csv'}",) if notes else ()
+    return ImportReport(folder, counts, (*content.left_out, *listed, verdict), record.split_sha256)
+
+
+def _notes(content: Content) -> list[dict[str, str]]:
+    """Rows of ``notes.csv``."""
+    return [
+        {"part": part, "file": note.file, "what": note.what}
+        for part, notes in content.notes.items()
+        for note in notes
+    ]
 
 
 def _require_every_split(name: str, samples: Sequence[Sample]) -> None:

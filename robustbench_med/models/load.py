@@ -15,9 +15,16 @@ from robustbench_med.api.data import DatasetInfo
 from robustbench_med.api.model import FusionModel
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.models.named import DefenseConfig, ModelConfig, build_model, is_path, model_config
-from robustbench_med.models.weights import config_from_card, default_weights, load_weights, read_card
+from robustbench_med.models.weights import (
+    config_from_card,
+    default_weights,
+    load_weights,
+    read_card,
+    require_own_card,
+)
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import sha256_file
+from robustbench_med.util.paths import user_path
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ def load_model(
         UserError: unknown model or defense, missing or foreign weights.
     """
     named = model_config(model)
-    path = Path(weights).expanduser() if weights else default_weights(named.name, dataset)
+    path = user_path(weights) if weights else default_weights(named.name, dataset)
     card = read_card(path)
     config = named if is_path(model) or not card else config_from_card(card, str(path.with_suffix(".json")))
     if config.name != named.name:
@@ -74,9 +81,11 @@ def load_model(
     config = config.with_defenses(defenses)
     net = on_device(build_model(config, info or load_dataset(dataset, "test").info), device)
     load_weights(net, path)
+    sha256 = sha256_file(path)
+    require_own_card(card, path, sha256)
     if net.channels_last and torch.device(device).type == "cpu":
         lay_channels_last(net)
-    return LoadedModel(net.eval(), config, path, sha256_file(path), card)
+    return LoadedModel(net.eval(), config, path, sha256, card)
 
 
 def lay_channels_last(model: FusionModel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import re
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,10 @@ from robustbench_med.util.fields import STRICT
 
 ARCHITECTURES: Registry[type[FusionModel]] = Registry("architecture", "robustbench_med.models")
 DEFENSES: Registry[type[Defense]] = Registry("defense", "robustbench_med.defenses")
-NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")  # of a model: it becomes part of file names
+# Of a model; it becomes part of the names of files, on any system.
+NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.+-]{0,62}[A-Za-z0-9_+-])?")
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # Windows' own
+LONGEST_LABEL = 120
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class DefenseConfig:
 
 
 def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def _parsed_defense(value: object) -> object:
@@ -81,8 +85,11 @@ class ModelConfig:
     added: tuple[DefenseSpec, ...] = ()
 
     def __post_init__(self) -> None:
-        if not NAME.fullmatch(self.name):
-            raise UserError(f"model name {self.name!r}: use letters, digits and . _ + - only")
+        if not NAME.fullmatch(self.name) or RESERVED.fullmatch(self.name):
+            raise UserError(
+                f"model name {_cut(repr(self.name), 80)}: use letters, digits and . _ + - only, up to 64, "
+                "with a letter or digit first and no dot last, and no name that Windows keeps for itself"
+            )
 
     def with_options(self, options: Mapping[str, Any]) -> ModelConfig:
         """The same model with some architecture options changed (say, its width)."""
@@ -101,20 +108,36 @@ class ModelConfig:
         """The name, with what is not as in the shipped config of that name, and with what was added:
         "mail-x0.25-dropout0.5+gaussian-noise(sigma=0.1)". ``x`` is the width.
         """
-        usual = {"width": 1, **_shipped_options(self.name)}
+        usual = _shipped_config(self.name)
+        shipped_options = usual.options if usual else {}
+        options: Mapping[str, Any] = {"width": 1, **shipped_options}
         parts = [self.name]
+        if usual and self.architecture != usual.architecture:
+            parts.append(self.architecture)
         for option, value in self.options.items():
-            if option not in usual or usual[option] != value:
+            if option not in options or options[option] != value:
                 short = "x" if option == "width" else option.replace("_", "-")
-                parts.append(re.sub(r"[^\w.+-]+", "-", f"{short}{_short(value)}"))
-        return "+".join(["-".join(parts), *(defense.label for defense in self.added)])
+                parts.append(f"{short}{_short(value)}")
+        left_out = [option for option in shipped_options if option not in self.options]
+        parts += [f"without-{option.replace('_', '-')}" for option in left_out]
+        if usual and self.defenses != usual.defenses:
+            parts += [defense.label for defense in self.defenses] or ["undefended"]
+        own = _cut("-".join(re.sub(r"[^\w.+-]+", "-", part).strip("-") for part in parts), LONGEST_LABEL)
+        return "+".join([own, *(defense.label for defense in self.added)])
 
 
 @functools.cache
-def _shipped_options(name: str) -> Mapping[str, Any]:
+def _shipped_config(name: str) -> ModelConfig | None:
+    """The config that ships under a name, if one does."""
     known = shipped("models")
-    options = read_yaml(known[name]).get("options") if name in known else None
-    return options if isinstance(options, dict) else {}
+    return build(ModelConfig, {"name": name, **read_yaml(known[name])}, name) if name in known else None
+
+
+def _cut(text: str, most: int) -> str:
+    """A text that is not too long; what is cut away is still told apart, by its hash."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def model_names() -> list[str]:

@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from robustbench_med.api.model import FusionModel
 from robustbench_med.models.named import ModelConfig
 from robustbench_med.util.config import build
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import read_json, replacing, sha256_file
+from robustbench_med.util.files import read_json, replacing
+from robustbench_med.util.progress import warn
 
 
 def weight_folders() -> list[Path]:
@@ -41,6 +42,21 @@ def trained_model(card: Path) -> str | None:
     return name if isinstance(name, str) else None
 
 
+def models_in(folder: Path) -> dict[Path, str]:
+    """By card, sorted, the models whose weights lie in a folder.
+
+    A file that should be the card of weights and is none costs only those weights, and a warning.
+    """
+    found: dict[Path, str] = {}
+    for card in cards_in(folder):
+        name = trained_model(card)
+        if name is not None:
+            found[card] = name
+        elif card.with_suffix(".safetensors").is_file():
+            warn(f"{card} is not a model card, so the weights beside it are passed over")
+    return found
+
+
 def default_weights(model: str, dataset: str) -> Path:
     """The shipped weights of a model on a data set.
 
@@ -48,8 +64,8 @@ def default_weights(model: str, dataset: str) -> Path:
         UserError: there are none.
     """
     for folder in weight_folders():
-        for card in cards_in(folder / dataset):
-            if trained_model(card) == model:
+        for card, name in models_in(folder / dataset).items():
+            if name == model:
                 return card.with_suffix(".safetensors")
     raise UserError(
         f"no weights of {model!r} on {dataset!r} are at hand; train them (robmed train) or give --weights"
@@ -60,22 +76,38 @@ def read_card(weights: Path) -> dict[str, Any]:
     """The model card beside a weights file, {} when there is none.
 
     Raises:
-        UserError: the file beside the weights is not a model card, or one of other weights.
+        UserError: the file beside the weights is not a model card.
     """
-    path = weights.with_suffix(".json")
+    path = card_beside(weights)
     if path == weights or not path.exists():
         return {}
     if trained_model(path) is None:
         raise UserError(f"{path} is not a model card; move it away or restore it")
     card: dict[str, Any] = read_json(path)
-    said = card.get("weights")
-    sha256 = said.get("sha256") if isinstance(said, dict) else None
-    if sha256 is not None and weights.is_file() and sha256 != sha256_file(weights):
-        raise UserError(
-            f"{path} is the card of other weights than {weights.name} (their SHA-256 differ); move one "
-            "away, or train again"
-        )
     return card
+
+
+def require_own_card(card: Mapping[str, Any], weights: Path, sha256: str) -> None:
+    """Make sure that a card speaks of these weights and no others; none at all is no lie.
+
+    Raises:
+        UserError: the card does not give the SHA-256 of its weights, or it is that of others.
+    """
+    if not card:
+        return
+    said = card.get("weights")
+    theirs = said.get("sha256") if isinstance(said, dict) else None
+    if theirs != sha256:
+        differs = "is the card of other weights than" if theirs else "does not say that it is the card of"
+        raise UserError(
+            f"{card_beside(weights)} {differs} {weights.name} (by their SHA-256); move one of them away, or "
+            "train again"
+        )
+
+
+def card_beside(weights: Path) -> Path:
+    """Where the card of a weights file lies, if there is one."""
+    return weights.with_suffix(".json") if weights.name else weights
 
 
 def config_from_card(card: Mapping[str, Any], where: str) -> ModelConfig:
@@ -91,7 +123,8 @@ def load_weights(model: FusionModel, path: Path) -> None:
     """Load safetensors weights into ``model``; half precision is taken as it is, in the model's precision.
 
     Raises:
-        UserError: missing, truncated or foreign file, or weights of another architecture.
+        UserError: missing, truncated or foreign file, weights of another architecture or another kind of
+            number, or values that no training leaves.
     """
     if not path.is_file():
         raise UserError(f"there is no weights file {path}")
@@ -102,27 +135,56 @@ def load_weights(model: FusionModel, path: Path) -> None:
             f"{path} is not a whole safetensors file ({error}); other formats are never read"
         ) from error
     own = model.state_dict()
-    odd = sorted(set(own) ^ set(state)) or sorted(k for k in own if not _fits(own[k], state[k]))
+    odd = _misfits(own, state)
     if odd:
+        name, how = next(iter(odd.items()))
         raise UserError(
-            f"{path} holds weights of another architecture: {odd[0]!r} does not fit "
+            f"{path} holds weights of another architecture: {name[:120]!r} {how} "
             f"({len(odd)} tensors in all); choose the --model they were trained for, and no --defense that "
             "changes weights"
         )
-    nonfinite = sorted(k for k, v in state.items() if not torch.isfinite(v).all())
+    taken = {name: tensor.to(own[name].dtype) for name, tensor in state.items()}
+    nonfinite = sorted(k for k, v in taken.items() if not torch.isfinite(v).all())
     if nonfinite:
         raise UserError(f"{path}: {nonfinite[0]!r} has NaN or infinite values; train again")
-    model.load_state_dict(state)
+    negative = sorted(k for k, v in taken.items() if k.endswith("running_var") and (v < 0).any())
+    if negative:
+        raise UserError(f"{path}: {negative[0]!r} has negative variances; train again")
+    model.load_state_dict(taken)
 
 
-def _fits(own: Tensor, stored: Tensor) -> bool:
-    """One shape, and floating point for floating point: integers and truth values are not cast silently."""
-    same_kind = own.dtype == stored.dtype or (own.is_floating_point() and stored.is_floating_point())
-    return own.shape == stored.shape and same_kind
+def _misfits(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[str, str]:
+    """By name, how tensors of a file differ from a model's; those that only one of them has come first.
+
+    Floating point of any precision goes with floating point; integers and truth values are not cast.
+    """
+    odd = dict.fromkeys(sorted(set(own) - set(stored)), "is missing")
+    odd |= dict.fromkeys(sorted(set(stored) - set(own)), "is not of this model")
+    for name in sorted(set(own) & set(stored)):
+        ours, theirs = own[name], stored[name]
+        same_kind = ours.dtype == theirs.dtype or (ours.is_floating_point() and theirs.is_floating_point())
+        if ours.shape != theirs.shape:
+            odd[name] = f"does not fit: it has shape {tuple(theirs.shape)}, not {tuple(ours.shape)}"
+        elif not same_kind:
+            odd[name] = f"does not fit: it is {theirs.dtype}, not {ours.dtype}".replace("torch.", "")
+    return odd
 
 
 def save_weights(model: FusionModel, path: Path) -> None:
-    """Write the model's weights as safetensors, atomically."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    """Write the model's weights as safetensors, atomically.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    save_tensors(model.state_dict(), path)
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors as safetensors, atomically; see ``save_weights``."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Not by the library's save_file: what a full disk makes of that is an error of its own kind.
+    content = save(plain, None if metadata is None else dict(metadata))
     with replacing(path) as temporary:
-        save_file(state, temporary)
+        temporary.write_bytes(content)

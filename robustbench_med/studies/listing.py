@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from robustbench_med.api.registry import Registry, provider
 from robustbench_med.data.catalog import SOURCES
 from robustbench_med.evaluation.adversary import ATTACKS
 from robustbench_med.models.named import ARCHITECTURES, DEFENSES, model_config
-from robustbench_med.models.weights import cards_in, trained_model, weight_folders
+from robustbench_med.models.weights import models_in, weight_folders
 from robustbench_med.util.config import shipped
 
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]
@@ -42,22 +43,23 @@ def _plugins(registry: Registry[Any]) -> Rows:
 
 def _models() -> Rows:
     found: list[tuple[str, ...]] = []
+    trained = _trained()
     for name in shipped("models"):
         config = model_config(name)
         defenses = ", ".join(d.name for d in config.defenses) or "-"
-        found.append((name, config.title, defenses, ", ".join(_trained_on(name)) or "-", "robustbench-med"))
+        at_hand = ", ".join(sorted({card.parent.name for card, model in trained.items() if model == name}))
+        found.append((name, config.title, defenses, at_hand or "-", "robustbench-med"))
     for name, entry in ARCHITECTURES.entries().items():
         if name not in shipped("models"):
             found.append((name, _architecture(name), "-", "-", provider(entry)))
     return ("model", "what", "defenses", "weights at hand", "from"), found
 
 
-def _trained_on(model: str) -> list[str]:
-    """Data sets with weights of a model: the card beside them names it."""
+def _trained() -> dict[Path, str]:
+    """By card, in a folder for each data set, the models with weights at hand."""
     folders = [place for folder in weight_folders() if folder.is_dir() for place in folder.iterdir()]
-    cards = {card.resolve() for place in folders if place.is_dir() for card in cards_in(place)}
-    named = {card.parent.name for card in cards if trained_model(card) == model}
-    return sorted(named)
+    places = sorted({place.resolve() for place in folders if place.is_dir()})
+    return {card: name for place in places for card, name in models_in(place).items()}
 
 
 def _summary(plugin: Any) -> str:

@@ -46,8 +46,10 @@ class AdversarialTraining:
     warmup: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.eot < 1 or not 0 <= self.warmup < 1:
-            raise UserError("recipe: adversarial: eot must be 1 or more, warmup a share below 1")
+        if not 1 <= self.eot <= 10_000 or not 0 <= self.warmup < 1:
+            raise UserError(
+                "recipe: adversarial: eot must be 1 or more, at most 10000, and warmup a share below 1"
+            )
 
 
 @dataclass

@@ -60,10 +60,14 @@ class TrainConfig:
     adversarial: AdversarialTraining | None = None
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size, self.threads, self.patience) < 1:
-            raise UserError("recipe: epochs, batch_size, threads and patience must be 1 or more")
-        if not 0 < self.learning_rate < math.inf:
-            raise UserError(f"recipe: learning_rate is {self.learning_rate:g}; it must be positive")
+        limits = {"epochs": 10**6, "batch_size": 10**6, "threads": 1024, "patience": 10**6}
+        for name, many in limits.items():
+            if not 1 <= getattr(self, name) <= many:
+                raise UserError(f"recipe: {name} must be from 1 to {many}")
+        if not 0 < self.learning_rate <= 1000:
+            raise UserError(
+                f"recipe: learning_rate is {self.learning_rate:g}; it must be above 0, at most 1000"
+            )
         for name in ("weight_decay", "gradient_clip"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"recipe: {name} is {getattr(self, name):g}; it must be 0 or more")

@@ -7,15 +7,15 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from robustbench_med.api.data import Split
@@ -24,7 +24,7 @@ from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation.plan import load_batch
 from robustbench_med.models.load import lay_channels_last, on_device
 from robustbench_med.models.named import build_model, model_config
-from robustbench_med.models.weights import save_weights
+from robustbench_med.models.weights import card_beside, save_tensors, save_weights
 from robustbench_med.training.augment import augment
 from robustbench_med.training.card import Progressing, answers_on, balanced_accuracy, card
 from robustbench_med.training.opponent import Opponent, opponent_of
@@ -56,8 +56,8 @@ def train(config: TrainConfig, out: Path, command: str = "", replace: bool = Fal
         replace: write over weights that another recipe left under this name.
 
     Raises:
-        UserError: bad config, missing data, a folder that cannot be written, or one that holds weights of
-            another recipe under this name.
+        UserError: bad config, missing data, a folder that cannot be written, one that holds weights of
+            another recipe under this name, or another training at work on them.
     """
     torch.set_num_threads(config.threads)
     model_conf = model_config(config.model).with_options(config.model_options)
@@ -73,16 +73,37 @@ def train(config: TrainConfig, out: Path, command: str = "", replace: bool = Fal
     )
     weights = out / f"{model_conf.label}.safetensors"
     require_writable(out)
-    # Two trainings of one name take turns, and the second sees what the first left.
-    with FileLock(out / f".{model_conf.label}.lock"):
+    with _alone(weights):
         _require_own_name(weights, recipe, replace)
         trainer = Trainer(config, model, splits["train"], splits["val"], checkpoint_of(weights), recipe)
         trainer.fit()
-        save_weights(model, weights)
-        said = card(config, model_conf, model, splits, trainer.progress, weights, command)
-        write_json(weights.with_suffix(".json"), {**said, "recipe": recipe})
+        # Both lie on the disk before either takes its place, so that a full disk spoils neither.
+        with replacing(card_beside(weights)) as new_card, replacing(weights) as new_weights:
+            save_weights(model, new_weights)
+            said = card(config, model_conf, model, splits, trainer.progress, new_weights, command)
+            write_json(new_card, {**said, "recipe": recipe})
         trainer.checkpoint.unlink(missing_ok=True)
-    return Trained(weights, weights.with_suffix(".json"))
+    return Trained(weights, card_beside(weights))
+
+
+@contextmanager
+def _alone(weights: Path) -> Iterator[None]:
+    """Let one training at a time write these weights.
+
+    Raises:
+        UserError: another one does.
+    """
+    lock = FileLock(weights.with_name(f".{weights.stem}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"another training is writing {weights}; wait until it is done, or choose another --out"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def checkpoint_of(weights: Path) -> Path:
@@ -91,8 +112,14 @@ def checkpoint_of(weights: Path) -> Path:
 
 
 def _require_own_name(weights: Path, recipe: str, replace: bool) -> None:
-    """Do not write over the weights of another recipe unless that is meant."""
-    path = weights.with_suffix(".json")
+    """Do not write over the weights of another recipe unless that is meant.
+
+    A checkpoint outlives its training until weights and card are both there, so whatever lies beside one of
+    this recipe is what a kill left.
+    """
+    if _recipe_of(checkpoint_of(weights)) == recipe:
+        return
+    path = card_beside(weights)
     before = read_json(path) if path.exists() else {}
     theirs = before.get("recipe") if isinstance(before, dict) else None
     if weights.exists() and theirs != recipe and not replace:
@@ -100,6 +127,17 @@ def _require_own_name(weights: Path, recipe: str, replace: bool) -> None:
             f"{weights} holds weights of another recipe, other data or versions; choose another --out or "
             "say --replace"
         )
+
+
+def _recipe_of(checkpoint: Path) -> str | None:
+    """The recipe a checkpoint is of; None where there is no whole one."""
+    if not checkpoint.exists():
+        return None
+    try:
+        with safe_open(checkpoint, framework="pt") as stored:
+            return (stored.metadata() or {}).get("recipe")
+    except (SafetensorError, OSError):
+        return None
 
 
 class Trainer:
@@ -237,19 +275,18 @@ class Trainer:
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
         metadata = {"recipe": self.recipe, "progress": json.dumps(asdict(self.progress))}
-        with replacing(self.checkpoint) as temporary:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata)
+        save_tensors(tensors, self.checkpoint, metadata)
 
     def _resume(self) -> None:
         if not self.checkpoint.exists():
             return
         try:
             with safe_open(self.checkpoint, framework="pt") as stored:
-                metadata = stored.metadata()
+                metadata = stored.metadata() or {}
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise UserError(f"the checkpoint {self.checkpoint} is damaged ({error}); delete it") from error
-        if metadata["recipe"] != self.recipe:
+        if metadata.get("recipe") != self.recipe:
             raise UserError(
                 f"{self.checkpoint} is of another recipe or other data; delete it or choose another --out"
             )

@@ -1,0 +1,50 @@
+"""A publisher's CSV tables."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from robustbench_med.util.errors import UserError
+
+UNKNOWN = frozenset(
+    ("", "-", "--", "?", "na", "n/a", "n.a.", "#n/a", "<na>", "nan", "none", "null", "unknown", "unk")
+)
+
+
+def stated(value: str) -> str:
+    """A cell's value, "" for every way in which tables say that it is not known."""
+    stripped = value.strip()
+    return "" if stripped.lower() in UNKNOWN else stripped
+
+
+def read_table(path: Path, columns: Sequence[str], whose: str) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header.
+
+    Args:
+        columns: those that must be there.
+        whose: the data set, for the error.
+
+    Raises:
+        UserError: it is missing, empty, not text in UTF-8, lacks a column, or a row has other cells than
+            the header.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            rows = list(reader)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; --from must name the folder that holds it") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as a CSV table; download it again") from error
+    if not rows:
+        raise UserError(f"{path} has no rows; download it again")
+    header = list(reader.fieldnames or ())
+    for column in columns:
+        if column not in header:
+            raise UserError(f"{path.name}: the column {column!r} is missing; this is not {whose}'s table")
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values() or len(set(header)) < len(header):
+            raise UserError(f"{path.name}: row {number} does not fit the header; download it again")
+    return rows
