@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,15 @@ def load_dataset(name: str, split: str = "test") -> Split:
     return SOURCES.get(name)().load(split).validate()
 
 
-def import_dataset(name: str, source: Path, **options: Any) -> ImportReport:
+def import_dataset(name: str, source: Path, /, **options: Any) -> ImportReport:
     """Read a publisher's download into the compact local copy.
 
     Raises:
-        UserError: unknown name, or a layout that is not the publisher's.
+        UserError: unknown name or option, or a layout that is not the publisher's.
     """
-    return SOURCES.get(name)().import_from(source, **options)
+    data = SOURCES.get(name)()
+    try:
+        inspect.signature(type(data).import_from).bind(data, source, **options)
+    except TypeError as error:  # what it raises once it runs is a bug, and keeps its traceback
+        raise UserError(f"data import {name}: {error}; take that --option away") from error
+    return data.import_from(source, **options)

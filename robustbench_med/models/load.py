@@ -17,7 +17,7 @@ from robustbench_med.data.catalog import load_dataset
 from robustbench_med.models.named import DefenseConfig, ModelConfig, build_model, is_path, model_config
 from robustbench_med.models.weights import config_from_card, default_weights, load_weights, read_card
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import sha256_file
+from robustbench_med.util.files import given_path, sha256_file
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def load_model(
         UserError: unknown model or defense, missing or foreign weights.
     """
     named = model_config(model)
-    path = Path(weights).expanduser() if weights else default_weights(named.name, dataset)
+    path = given_path(weights) if weights is not None else default_weights(named.name, dataset)
     card = read_card(path)
     config = named if is_path(model) or not card else config_from_card(card, str(path.with_suffix(".json")))
     if config.name != named.name:
@@ -93,6 +93,8 @@ def on_device(model: FusionModel, device: str) -> FusionModel:
         UserError: there is no such device here.
     """
     try:
+        if torch.device(device).type == "meta":
+            raise UserError("device 'meta' computes nothing; take cpu or cuda")
         return model.to(device)
     except (RuntimeError, AssertionError) as error:  # the latter where torch lacks the backend
         raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error

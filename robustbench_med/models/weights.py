@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from robustbench_med.api.model import FusionModel
@@ -62,6 +62,8 @@ def read_card(weights: Path) -> dict[str, Any]:
     Raises:
         UserError: the file beside the weights is not a model card, or one of other weights.
     """
+    if not weights.is_file():  # which is said when they are read
+        return {}
     path = weights.with_suffix(".json")
     if path == weights or not path.exists():
         return {}
@@ -124,5 +126,6 @@ def _fits(own: Tensor, stored: Tensor) -> bool:
 def save_weights(model: FusionModel, path: Path) -> None:
     """Write the model's weights as safetensors, atomically."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    content = save(state)  # written by Python, whose errors say what a full disk is
     with replacing(path) as temporary:
-        save_file(state, temporary)
+        temporary.write_bytes(content)

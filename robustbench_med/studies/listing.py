@@ -12,7 +12,10 @@ from robustbench_med.evaluation.adversary import ATTACKS
 from robustbench_med.models.named import ARCHITECTURES, DEFENSES, model_config
 from robustbench_med.models.weights import cards_in, trained_model, weight_folders
 from robustbench_med.util.config import shipped
+from robustbench_med.util.errors import UserError
+from robustbench_med.util.terminal import warn
 
+UNLOADED = "cannot be loaded (see the warning)"
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
@@ -30,13 +33,9 @@ def rows(what: str) -> Rows:
 def _plugins(registry: Registry[Any]) -> Rows:
     found: list[tuple[str, ...]] = []
     for name, entry in registry.entries().items():
-        try:
-            plugin = registry.get(name)
-        except Exception as error:  # whatever a plug-in does when it is imported, it must not hide the others
-            said = f"cannot be loaded: {type(error).__name__}: {error}"
-            found.append((name, said.removeprefix("cannot be loaded: UserError: "), "-", provider(entry)))
-            continue
-        found.append((name, _summary(plugin), _options(plugin), provider(entry)))
+        plugin = _loaded(registry, name)
+        shown = (UNLOADED, "-") if plugin is None else (_summary(plugin), _options(plugin))
+        found.append((name, *shown, provider(entry)))
     return (registry.kind, "what", "options (default)", "from"), found
 
 
@@ -48,7 +47,9 @@ def _models() -> Rows:
         found.append((name, config.title, defenses, ", ".join(_trained_on(name)) or "-", "robustbench-med"))
     for name, entry in ARCHITECTURES.entries().items():
         if name not in shipped("models"):
-            found.append((name, _architecture(name), "-", "-", provider(entry)))
+            plugin = _loaded(ARCHITECTURES, name)
+            said = UNLOADED if plugin is None else _summary(plugin)
+            found.append((name, said, "-", "-", provider(entry)))
     return ("model", "what", "defenses", "weights at hand", "from"), found
 
 
@@ -60,6 +61,15 @@ def _trained_on(model: str) -> list[str]:
     return sorted(named)
 
 
+def _loaded(registry: Registry[Any], name: str) -> Any | None:
+    """A plug-in; None, with a warning, when it cannot be loaded: it must not hide the others."""
+    try:
+        return registry.get(name)
+    except UserError as error:
+        warn(error)
+        return None
+
+
 def _summary(plugin: Any) -> str:
     return (inspect.getdoc(plugin) or "").split("\n", 1)[0]
 
@@ -69,10 +79,3 @@ def _options(plugin: Any) -> str:
         return "-"
     shown = [f"{f.name}={f.default}" for f in fields(plugin) if f.default is not MISSING]
     return ", ".join(shown).replace("_", "-") or "-"
-
-
-def _architecture(name: str) -> str:
-    try:
-        return _summary(ARCHITECTURES.get(name))
-    except Exception as error:  # see ``_plugins``
-        return f"cannot be loaded: {type(error).__name__}: {error}"

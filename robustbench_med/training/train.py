@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from robustbench_med.api.data import Split
@@ -237,8 +237,9 @@ class Trainer:
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
         metadata = {"recipe": self.recipe, "progress": json.dumps(asdict(self.progress))}
+        content = save({k: v.contiguous() for k, v in tensors.items()}, metadata)
         with replacing(self.checkpoint) as temporary:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata)
+            temporary.write_bytes(content)
 
     def _resume(self) -> None:
         if not self.checkpoint.exists():
