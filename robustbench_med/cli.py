@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import shlex
 import sys
 from collections.abc import Sequence
-from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from robustbench_med.util.errors import UserError
+from robustbench_med.util.files import given_path, refusal
+from robustbench_med.util.terminal import complain, lenient_streams, say
 
 LISTS = ("models", "attacks", "defenses", "datasets", "recipes", "protocols", "suites")
 ATTACK_OPTIONS = ("steps", "step_size", "restarts", "loss", "keep", "random_start")
 
 FLAGS = {"--eps": "radius", "--radii": "radius", "--sigma": "standard deviation", "--margin": "share"}
+OPTION = "NAME=VALUE, such as size=64"
 ADDED = "put a defense (robmed list defenses) on top of the model's own; repeatable, in this order"
 
 
@@ -25,26 +28,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 when it is done, 1 when a gate does not pass, 2 for what the user must mend, 130 after Ctrl-C.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # an arrow that a terminal cannot print must not end a run
-            stream.reconfigure(errors="replace")
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(argv)
+    with lenient_streams() as out:
+        options = _parser().parse_args(argv)
+        status = _answer(options, argv)
+        out.flush()
+    unread = out.lost is not None and out.lost.errno != errno.EPIPE
+    # Of these commands nothing is left but what they print; the others have written their files.
+    return 2 if unread and status == 0 and options.command in (_list, _board, _compare) else status
+
+
+def _answer(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Run what was asked for; see ``main``."""
     try:
-        status = options.command(options, argv)
+        return int(options.command(options, argv) or 0)
     except UserError as error:
-        print(f"robmed: {error}", file=sys.stderr)
+        complain(error)
+        return 2
+    except OSError as error:
+        said = refusal(error)
+        if said is None:
+            raise
+        complain(said)
         return 2
     except KeyboardInterrupt:
         goes_on = options.command in (_run, _certify, _train, _curve, _modalities, _suite)
-        hint = "; the same command goes on from here" if goes_on else "; nothing was written"
-        print(f"robmed: interrupted{hint}", file=sys.stderr)
+        complain(f"interrupted; {'the same command goes on from here' if goes_on else 'nothing was written'}")
         return 130
-    return int(status or 0)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what it refuses in one line, as everything here does."""
+
+    def error(self, message: str) -> NoReturn:
+        """See ``ArgumentParser``."""
+        complain(f"{message}; see {self.prog} --help")
+        sys.exit(2)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="robmed", description="Robust accuracy of multimodal medical classifiers that can be trusted."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -154,15 +177,12 @@ def _console() -> Any:
     from rich.console import Console
 
     # A pipe has no width: it gets what fits a terminal of 80 columns. Colours and links are for terminals.
-    return Console(width=None if sys.stdout.isatty() else 80, highlight=False)
-
-
-def _say(text: str) -> None:
-    """A line of which nothing is markup and that is never broken: a path, say."""
-    print(text)
+    return Console(width=None if sys.stdout.isatty() else 80, highlight=False, emoji=False)
 
 
 def _count_or_auto(text: str) -> int | str:
+    if text != "auto" and not text.lstrip("+-").isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor auto")
     return text if text == "auto" else int(text)
 
 
@@ -216,11 +236,11 @@ def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
     console = _console()
     for result in run_all(_run_config(options), options.audit):
         show(result.record, console)
-        _say("")
-        _say(f"record  {result.folder / 'record.json'}")
+        say()
+        say(f"record  {result.folder / 'record.json'}")
         if (picture := result.folder / "picture.png").exists():
-            _say(f"picture {picture}")
-        _say(f"row     {result.leaderboard}")
+            say(f"picture {picture}")
+        say(f"row     {result.leaderboard}")
 
 
 def _curve(options: argparse.Namespace, argv: Sequence[str]) -> None:
@@ -233,9 +253,9 @@ def _curve(options: argparse.Namespace, argv: Sequence[str]) -> None:
         raise UserError("--eps: a curve has several radii; say --radii 1/255,2/255")
     curve, folder = epsilon_curve(_run_config(options), radii, options.audit)
     show(curve, _console())
-    _say("")
-    _say(f"curve   {folder / 'curve.json'}")
-    _say(f"picture {folder / 'curve.png'}")
+    say()
+    say(f"curve   {folder / 'curve.json'}")
+    say(f"picture {folder / 'curve.png'}")
 
 
 def _modalities(options: argparse.Namespace, argv: Sequence[str]) -> None:
@@ -247,9 +267,9 @@ def _modalities(options: argparse.Namespace, argv: Sequence[str]) -> None:
         raise UserError("--modality: the table attacks each of them; drop the flag")
     table, folder = modality_table(_run_config(options), options.audit)
     show(table, _console())
-    _say("")
-    _say(f"table   {folder / 'modalities.json'}")
-    _say(f"picture {folder / 'modalities.png'}")
+    say()
+    say(f"table   {folder / 'modalities.json'}")
+    say(f"picture {folder / 'modalities.png'}")
 
 
 def _suite(options: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -258,13 +278,16 @@ def _suite(options: argparse.Namespace, argv: Sequence[str]) -> int:
 
     suite = Suite.from_yaml(options.suite)
     out = options.out or Path("runs") / Path(options.suite).stem
-    result = run_suite(suite, out.expanduser(), options.device, _say)
-    _say("\n" + result.table.read_text(encoding="utf-8"))
-    _say(f"table   {result.table}")
-    _say(f"picture {result.figure}")
-    _say(f"rows    {out / 'leaderboard.csv'}")
+    result = run_suite(suite, given_path(out), options.device, say)
+    say()
+    for line in result.table.read_text(encoding="utf-8").splitlines():
+        say(line)
+    say()
+    say(f"table   {result.table}")
+    say(f"picture {result.figure}")
+    say(f"rows    {out / 'leaderboard.csv'}")
     for line in result.failed:
-        print(f"robmed: failed: {line}", file=sys.stderr)
+        complain(f"failed: {line}")
     return 1 if result.failed else 0
 
 
@@ -286,14 +309,15 @@ def _board(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.reporting.board import show
     from robustbench_med.reporting.leaderboard import read
 
-    if not options.csv.exists():
-        raise UserError(f"{options.csv} does not exist; robmed run writes runs/leaderboard.csv")
-    show(boards(read(options.csv)), _console())
+    path = given_path(options.csv)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; robmed run writes runs/leaderboard.csv")
+    show(boards(read(path)))
 
 
 def _run_config(options: argparse.Namespace) -> Any:
     from robustbench_med.evaluation.prepare import RunConfig
-    from robustbench_med.util.config import build, find, read_yaml, scalar
+    from robustbench_med.util.config import build, find, pairs, read_yaml, scalar
 
     values = read_yaml(find("protocol", "protocols", options.config)) if options.config else {}
     other = ("command", "config", "audit", "radii")
@@ -301,8 +325,13 @@ def _run_config(options: argparse.Namespace) -> Any:
     given = values.get("attack_options") or {}
     if not isinstance(given, dict):
         raise UserError(f"{options.config}: attack_options must be a mapping, not {type(given).__name__}")
-    attack_options = given | {name: flags.pop(name) for name in ATTACK_OPTIONS if name in flags}
-    attack_options |= {n.replace("-", "_"): scalar(v) for n, v in _pairs(flags.pop("option", [])).items()}
+    own = {name: flags.pop(name) for name in ATTACK_OPTIONS if name in flags}
+    further = pairs(flags.pop("option", []), "--option", OPTION)
+    twice = next((name for name in further if name in own), None)
+    if twice is not None:
+        flag = twice.replace("_", "-")
+        raise UserError(f"--{flag} and --option {flag} are both given; drop one")
+    attack_options = {**given, **own, **{name: scalar(value) for name, value in further.items()}}
     if "eps" in flags:
         flags["eps"] = _radii(flags["eps"])
     if "modality" in flags:
@@ -314,20 +343,16 @@ def _run_config(options: argparse.Namespace) -> Any:
     return build(RunConfig, merged, options.config or "robmed run")
 
 
-def _pairs(options: Sequence[str]) -> dict[str, str]:
-    pairs = [option.partition("=") for option in options]
-    for name, equals, _ in pairs:
-        if not equals:
-            raise UserError(f"--option {name}: write NAME=VALUE, such as size=64")
-    return {name: value for name, _, value in pairs}
-
-
 def _radii(text: str, flag: str = "--eps") -> float | dict[str, float]:
     """ "4/255" or "mr=4/255,ct=2/255"."""
     if "=" not in text:
         return _radius(text, flag)
-    pairs = [part.partition("=") for part in text.split(",")]
-    return {name.strip(): _radius(value, flag) for name, _, value in pairs}
+    found: dict[str, float] = {}
+    for name, _, value in (part.partition("=") for part in text.split(",")):
+        radius = _radius(value, flag)
+        if found.setdefault(name.strip(), radius) != radius:
+            raise UserError(f"{flag}: {name.strip()!r} is given twice; drop one")
+    return found
 
 
 def _radius(text: str, flag: str) -> float:
@@ -353,8 +378,9 @@ def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
     result = certify(build(CertifyConfig, flags, "robmed certify"))
     console = _console()
     show(result.record, console)
-    _say(f"\nrecord  {result.folder / 'record.json'}")
-    _say(f"row     {result.leaderboard}")
+    say()
+    say(f"record  {result.folder / 'record.json'}")
+    say(f"row     {result.leaderboard}")
 
 
 def _train(options: argparse.Namespace, argv: Sequence[str]) -> None:
@@ -362,22 +388,26 @@ def _train(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.training.train import train
 
     recipe = train_config(options.config, options.model)
-    out = Path(options.out or f"weights/{recipe.dataset}")
+    out = given_path(options.out or f"weights/{recipe.dataset}")
     trained = train(recipe, out, shlex.join(["robmed", *argv]), options.replace)
-    print(f"weights {trained.weights}\ncard    {trained.card}")
+    say(f"weights {trained.weights}")
+    say(f"card    {trained.card}")
 
 
 def _import(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
     from robustbench_med.data.catalog import import_dataset
+    from robustbench_med.util.config import pairs
 
-    report = import_dataset(options.name, options.source, **_pairs(options.option))
-    print(f"{options.name}: imported into {report.folder}")
+    report = import_dataset(
+        options.name, given_path(options.source), **pairs(options.option, "--option", OPTION)
+    )
+    say(f"{options.name}: imported into {report.folder}")
     for name, count in report.counts.items():
-        print(f"  {name}: {count}")
+        say(f"  {name}: {count}")
     for line in report.left_out:
-        print(f"  {line}")
-    print(f"  split sha256 {report.manifest_sha256}")
+        say(f"  {line}")
+    say(f"  split sha256 {report.manifest_sha256}")
 
 
 def _list(options: argparse.Namespace, argv: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
@@ -26,19 +27,10 @@ class Registry(Generic[T]):
     group: str
 
     def entries(self) -> dict[str, EntryPoint]:
-        """Entry points by name, sorted.
-
-        Raises:
-            UserError: two installed packages claim the same name.
-        """
+        """Entry points by name, sorted; of two packages that claim one name the first (see ``get``)."""
         found: dict[str, EntryPoint] = {}
         for entry in entry_points(group=self.group):
-            known = found.setdefault(entry.name, entry)
-            if known.value != entry.value:
-                raise UserError(
-                    f"two packages provide the {self.kind} {entry.name!r}: "
-                    f"{provider(known)} and {provider(entry)}; uninstall one of them"
-                )
+            found.setdefault(entry.name, entry)
         return dict(sorted(found.items()))
 
     def names(self) -> list[str]:
@@ -49,20 +41,33 @@ class Registry(Generic[T]):
         """Import and return the plug-in called ``name``.
 
         Raises:
-            UserError: nothing has that name (a near miss is suggested), or importing it failed
-                because a package it needs is not installed.
+            UserError: nothing has that name (a near miss is suggested), two installed packages claim it, or
+                it cannot be imported (the exception that it raised is the cause).
         """
         entries = self.entries()
         if name not in entries:
             raise unknown(self.kind, name, entries)
+        for other in entry_points(group=self.group, name=name):
+            if other.value != entries[name].value:
+                raise UserError(
+                    f"two packages provide the {self.kind} {name!r}: {provider(entries[name])} and "
+                    f"{provider(other)}; uninstall one of them"
+                )
         try:
             plugin: T = entries[name].load()
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"the {self.kind} {name!r} (from {provider(entries[name])}) needs the package "
-                f"{error.name!r}: install it"
-            ) from error
+        except (Exception, SystemExit) as error:  # whatever a plug-in does when it is imported
+            who = f"the {self.kind} {name!r} (from {provider(entries[name])})"
+            raise UserError(f"{who} {_why(error)}") from error
         return plugin
+
+
+def _why(error: BaseException) -> str:
+    """Why a plug-in cannot be imported, and where that was found."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"needs the package {error.name!r}: install it"
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f", {frames[-1].filename} line {frames[-1].lineno}" if frames else ""
+    return f"cannot be loaded ({type(error).__name__}: {error}{where}); mend or uninstall it"
 
 
 def provider(entry: EntryPoint) -> str:

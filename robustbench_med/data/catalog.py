@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 from robustbench_med.api.data import SPLITS, DataSource, ImportReport, Split
 from robustbench_med.api.registry import Registry
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.paths import user_path
+from robustbench_med.util.files import given_path
 
 SOURCES: Registry[type[DataSource]] = Registry("data set", "robustbench_med.datasets")
 
@@ -24,14 +25,18 @@ def load_dataset(name: str, split: str = "test") -> Split:
     return SOURCES.get(name)().load(split).validate()
 
 
-def import_dataset(name: str, source: Path, **options: Any) -> ImportReport:
+def import_dataset(name: str, source: Path, /, **options: Any) -> ImportReport:
     """Read a publisher's download into the compact local copy.
 
     Raises:
-        UserError: unknown name, a folder that cannot be read, or a layout that is not the publisher's.
+        UserError: unknown name or option, an unreadable folder, or a layout that is not the publisher's.
     """
     importer = SOURCES.get(name)()
-    folder = user_path(source)
+    folder = given_path(source)
+    try:
+        inspect.signature(type(importer).import_from).bind(importer, folder, **options)
+    except TypeError as error:  # what it raises once it runs is a bug, and keeps its traceback
+        raise UserError(f"data import {name}: {error}; take that --option away") from error
     try:
         return importer.import_from(folder, **options)
     except OSError as error:  # of whatever file it was: nothing is wrong with the program

@@ -19,7 +19,7 @@ from robustbench_med.data.folders import Collection, find_images, is_junk
 from robustbench_med.data.manifest import Sample
 from robustbench_med.data.notes import Note, few, summary
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.paths import user_path
+from robustbench_med.util.files import given_path
 
 MRI_CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 MRI_PARTS = ("Testing", "Training")
@@ -116,8 +116,8 @@ class MriCt(store.ImportedSource):
         Raises:
             UserError: a folder is missing or unknown, or an image is broken.
         """
-        mri = find_mri(user_path(options.get("mri", source / "brain_tumor_mri")))
-        ct = find_ct(user_path(options.get("ct", source / "iqothnccd_lung_ct")))
+        mri = find_mri(given_path(options.get("mri", source / "brain_tumor_mri")))
+        ct = find_ct(given_path(options.get("ct", source / "iqothnccd_lung_ct")))
         images = {
             "mri": reading.read_images(mri.files, 1, options["size"], "MRI slices"),
             "ct": reading.read_images(ct.files, 1, options["size"], "CT slices"),

@@ -37,12 +37,12 @@ from robustbench_med.data.reading import ImageSet
 from robustbench_med.data.splits import manifest_hash
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import (
+    given_path,
     read_json,
     replacing_folder,
     write_json,
     write_text,
 )
-from robustbench_med.util.paths import user_path
 
 FORMAT_VERSION = 1
 
@@ -165,7 +165,7 @@ def home() -> Path:
     """
     chosen = os.environ.get("ROBMED_HOME")
     try:
-        return user_path(chosen or "~/.cache/robustbench-med")
+        return given_path(chosen or "~/.cache/robustbench-med")
     except UserError as error:
         raise UserError(f"{error}; set ROBMED_HOME to a folder that can be written") from error
 

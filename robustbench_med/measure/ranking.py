@@ -11,6 +11,8 @@ THREAT = ("dataset", "dataset_fingerprint", "epsilon", "norm", "goal")
 NET = ("model", "weights_sha256")
 REFUTES = 0.02  # a number further off than this is no longer the one that is reported (see the audit)
 Line = Mapping[str, str]
+Lowest = dict[tuple[str, ...], tuple[float, Line]]
+"""By net the row with the lowest robust accuracy, and that accuracy."""
 
 
 @dataclass(frozen=True)
@@ -29,34 +31,50 @@ class Board:
 
 
 def boards(rows: Sequence[Line]) -> list[Board]:
-    """Sort the rows of a CSV into boards; of a run's rows the last counts: audits come later."""
+    """Sort the rows of a CSV into boards; of a run's rows the last counts: audits come later.
+
+    Args:
+        rows: with the columns ``leaderboard.NEEDED`` at least; other columns may be missing.
+    """
     found: dict[tuple[str, ...], list[Line]] = {}
     for row in {row["run"]: row for row in rows}.values():
-        found.setdefault(tuple(row[name] for name in THREAT), []).append(row)
+        found.setdefault(_key(row, THREAT), []).append(row)
     return [_board(lines) for lines in found.values()]
 
 
+def _key(row: Line, columns: Sequence[str]) -> tuple[str, ...]:
+    return tuple([row.get(name, "") for name in columns])
+
+
 def _board(lines: Sequence[Line]) -> Board:
-    first = lines[0]
-    title = (
-        f"{first['dataset']}, {first['samples']} samples, epsilon {first['epsilon']}, goal {first['goal']}"
-    )
-    lowest: dict[tuple[str, ...], Line] = {}
-    sound: dict[tuple[str, ...], Line] = {}
+    """One pass over the rows: their number may be large, and so may that of the nets."""
+    lowest: Lowest = {}
+    sound: Lowest = {}
+    others = []
     for row in lines:
-        net = tuple(row[name] for name in NET)
-        if net not in lowest or _robust(row) < _robust(lowest[net]):
-            lowest[net] = row
-        if is_sound(row["verdict"]) and (net not in sound or _robust(row) < _robust(sound[net])):
-            sound[net] = row
-    others = [row for row in lines if not is_sound(row["verdict"])]
-    for net, row in list(sound.items()):
-        least = lowest[net]
-        if _robust(row) - _robust(least) > REFUTES:
-            verdict = f"refuted: {least['attack'].partition(' (')[0]} leaves less"
-            others.append({**sound.pop(net), "verdict": verdict})
-    return Board(title, tuple(sorted(sound.values(), key=_robust, reverse=True)), tuple(others))
+        net, robust = _key(row, NET), float(row["robust"])
+        _keep_lower(lowest, net, robust, row)
+        if is_sound(row["verdict"]):
+            _keep_lower(sound, net, robust, row)
+        else:
+            others.append(row)
+    ranked = []
+    for net, (robust, row) in sound.items():
+        least, by = lowest[net]
+        if robust - least > REFUTES:
+            verdict = f"refuted: {by['attack'].partition(' (')[0]} leaves less"
+            others.append({**row, "verdict": verdict})
+        else:
+            ranked.append((robust, row))
+    ranked.sort(key=lambda each: each[0], reverse=True)
+    return Board(_title(lines[0]), tuple(row for _, row in ranked), tuple(others))
 
 
-def _robust(row: Line) -> float:
-    return float(row["robust"])
+def _keep_lower(lowest: Lowest, net: tuple[str, ...], robust: float, row: Line) -> None:
+    if net not in lowest or robust < lowest[net][0]:
+        lowest[net] = robust, row
+
+
+def _title(row: Line) -> str:
+    samples = row.get("samples") or "?"
+    return f"{row['dataset']}, {samples} samples, epsilon {row['epsilon']}, goal {row['goal']}"

@@ -23,8 +23,7 @@ from robustbench_med.models.weights import (
     require_own_card,
 )
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import sha256_file
-from robustbench_med.util.paths import user_path
+from robustbench_med.util.files import given_path, sha256_file
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def load_model(
         UserError: unknown model or defense, missing or foreign weights.
     """
     named = model_config(model)
-    path = user_path(weights) if weights else default_weights(named.name, dataset)
+    path = given_path(weights) if weights else default_weights(named.name, dataset)
     card = read_card(path)
     config = named if is_path(model) or not card else config_from_card(card, str(path.with_suffix(".json")))
     if config.name != named.name:
@@ -102,6 +101,8 @@ def on_device(model: FusionModel, device: str) -> FusionModel:
         UserError: there is no such device here.
     """
     try:
+        if torch.device(device).type == "meta":
+            raise UserError("device 'meta' computes nothing; take cpu or cuda")
         return model.to(device)
     except (RuntimeError, AssertionError) as error:  # the latter where torch lacks the backend
         raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error

@@ -16,7 +16,7 @@ from robustbench_med.api.data import DatasetInfo
 from robustbench_med.api.defense import Defense
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.registry import Registry
-from robustbench_med.util.config import build, find, read_yaml, scalar, shipped
+from robustbench_med.util.config import build, find, pairs, read_yaml, scalar, shipped
 from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.fields import STRICT
 
@@ -54,11 +54,8 @@ def _parsed_defense(value: object) -> object:
     if not isinstance(value, str):
         return value
     name, _, text = value.partition(":")
-    pairs = [part.partition("=") for part in text.split(",")] if text else []
-    for key, equals, _ in pairs:
-        if not key or not equals:
-            raise UserError(f"defense {value!r}: write NAME:OPTION=VALUE,OPTION=VALUE")
-    return {"name": name, "options": {k.strip().replace("-", "_"): scalar(v) for k, _, v in pairs}}
+    given = pairs(text.split(",") if text else [], f"defense {value!r}:", "NAME:OPTION=VALUE,OPTION=VALUE")
+    return {"name": name, "options": {key: scalar(each) for key, each in given.items()}}
 
 
 DefenseSpec = Annotated[DefenseConfig, BeforeValidator(_parsed_defense)]

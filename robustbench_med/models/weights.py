@@ -17,7 +17,7 @@ from robustbench_med.models.named import ModelConfig
 from robustbench_med.util.config import build
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import read_json, replacing
-from robustbench_med.util.progress import warn
+from robustbench_med.util.terminal import warn
 
 
 def weight_folders() -> list[Path]:
@@ -78,6 +78,8 @@ def read_card(weights: Path) -> dict[str, Any]:
     Raises:
         UserError: the file beside the weights is not a model card.
     """
+    if not weights.is_file():  # which is said when they are read
+        return {}
     path = card_beside(weights)
     if path == weights or not path.exists():
         return {}

@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from robustbench_med.measure.curve import EpsilonCurve
-from robustbench_med.reporting.figures import pyplot, saved
+from robustbench_med.reporting.figures import label, pyplot, saved
 from robustbench_med.reporting.text import bare_table, headed, percent, plain
 
 MOST_LINES = 8
@@ -24,14 +24,14 @@ def draw(curve: EpsilonCurve, path: Path) -> None:
             100 * np.array([getattr(e, kind) for e in estimates]) for kind in ("value", "low", "high")
         )
         width = 2.5 if name == curve.headline else 1.2
-        axis.plot(radii, values, marker="o", linewidth=width, label=name)
+        axis.plot(radii, values, marker="o", linewidth=width, label=label(name))
         axis.fill_between(radii, low, high, alpha=0.15)
-    axis.set_xlabel(f"epsilon of {curve.of} ({'1/255' if curve.norm == 'linf' else curve.norm})")
+    axis.set_xlabel(f"epsilon of {label(curve.of)} ({'1/255' if curve.norm == 'linf' else curve.norm})")
     axis.set_ylabel("accuracy (%)")
     axis.set_ylim(0, 100)
     axis.set_xlim(left=0)
     axis.legend(frameon=False, fontsize=8)
-    axis.set_title(f"{curve.title}\narea {100 * curve.area:.1f} %", fontsize=9)
+    axis.set_title(f"{label(curve.title)}\narea {100 * curve.area:.1f} %", fontsize=9)
     figure.tight_layout()
     saved(figure, path)
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import math
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import read_text, refusing, replacing
+from robustbench_med.util.files import locked, read_text, refusing, replacing
+from robustbench_med.util.terminal import visible
 
 COLUMNS = (
     "dataset",
@@ -59,6 +58,10 @@ COLUMNS = (
 # Without these a file is no leaderboard; further columns of older or newer versions are kept as they are.
 NEEDED = ("dataset", "model", "attack", "epsilon", "norm", "goal", "robust", "verdict", "run")
 NUMBERS = ("clean", "robust", "robust_low", "robust_high")
+NAMED = ("dataset", "model", "run")  # never empty
+FORMULA = ("=", "+", "-", "@")  # what a cell starts with that spreadsheets compute
+MARKERS = ("<<<<<<<", "=======", ">>>>>>>", "|||||||")  # of a merge
+DIVIDERS = {";": "semicolons", "\t": "tabs"}
 METRICS = ("macro_f1", "auroc", "sensitivity", "calibration_error")
 KINDS = ("clean", "robust", "majority", "worst_of_draws")
 VOLATILE = ("seconds", "started")  # the columns that differ when the same command is repeated
@@ -123,12 +126,13 @@ def check_header(path: Path, columns: Sequence[str] = COLUMNS) -> None:
     """Make sure before a long run that its row can be appended at the end.
 
     Raises:
-        UserError: the file exists and is no leaderboard, or nothing can be written there.
+        UserError: the file exists and is no whole leaderboard, or nothing can be written there.
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path} is not a plain file; give the leaderboard another name")
-    if path.exists() and path.stat().st_size > 0:
-        _header(path, _needed(columns))
+    read(path, columns)
+    with locked(path):
+        pass
 
 
 def append(path: Path, new: Mapping[str, str], columns: Sequence[str] = COLUMNS) -> None:
@@ -137,31 +141,42 @@ def append(path: Path, new: Mapping[str, str], columns: Sequence[str] = COLUMNS)
     A file of an older version gets the columns that it lacks, empty in its rows.
 
     Raises:
-        UserError: the file has a foreign header, or the folder cannot be written.
+        UserError: the file has a foreign header or ends within a quoted cell, or the folder cannot be
+            written.
     """
-    with refusing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")), replacing(path) as temporary:
-            if not path.exists() or path.stat().st_size == 0:
-                temporary.write_text(
-                    _line(dict(zip(columns, columns, strict=True)), columns) + _line(new, columns)
-                )
-                return
-            header = _header(path, _needed(columns))
-            missing = [column for column in columns if column not in header]
-            if missing:
-                _write_rows(temporary, _rows(path, header), [*header, *missing])
-            else:
-                shutil.copyfile(path, temporary)
-            with temporary.open("r+b") as stream:  # what a person edited may lack the last line break
-                stream.seek(-1, 2)
-                broken = stream.read(1) != b"\n"
-                stream.write((b"\n" if broken else b"") + _line(new, [*header, *missing]).encode())
+    with locked(path), replacing(path) as temporary:
+        if not path.exists() or path.stat().st_size == 0:
+            _write_rows(temporary, [new], columns)
+            return
+        header = _header(path, _needed(columns))
+        missing = [column for column in columns if column not in header]
+        if missing:
+            _write_rows(temporary, _rows(path, header), [*header, *missing])
+        else:
+            shutil.copyfile(path, temporary)
+        _add(temporary, path, _line(new, [*header, *missing]))
+
+
+def _add(temporary: Path, path: Path, line: str) -> None:
+    """Put a line at the end of a copy of ``path``, which a person may have edited."""
+    with temporary.open("r+b") as stream:
+        content = stream.read()
+        if content.count(b'"') % 2:  # a quote that is never closed would swallow the line
+            _rows(path, _header(path, ()))
+        ending = "\r\n" if content.partition(b"\n")[0].endswith(b"\r") else "\n"
+        start = "" if content.endswith(b"\n") else ending
+        stream.write((start + line.removesuffix("\n") + ending).encode())
 
 
 def holds(path: Path, run: str) -> bool:
     """Whether the file has a row of the run."""
-    return path.is_file() and f",{run},".encode() in path.read_bytes()
+    if not path.is_file():
+        return False
+    content, cell = path.read_bytes(), run.encode()
+    return (
+        cell in content
+        and re.search(rb'(?<![^,"\r\n])' + re.escape(cell) + rb'(?![^,"\r\n])', content) is not None
+    )
 
 
 def write(path: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str] = COLUMNS) -> None:
@@ -171,7 +186,9 @@ def write(path: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str] 
 
 
 def read(path: Path, columns: Sequence[str] = COLUMNS) -> list[dict[str, str]]:
-    """The rows of a leaderboard; none when there is no such file. Empty lines are passed over.
+    """The rows of a leaderboard; none when there is no such file.
+
+    Empty lines, rows of commas and the header once more (of a second file) are passed over.
 
     Raises:
         UserError: the file is no leaderboard, or a line of it is none of one, with its number.
@@ -189,27 +206,41 @@ def _header(path: Path, needed: Sequence[str]) -> list[str]:
     with refusing(path), path.open("rb") as stream:
         first = stream.readline(1_000_000)
     try:
-        header = next(csv.reader([first.decode("utf-8-sig")]), [])
+        text = first.decode("utf-8-sig")
+        header = [name.strip() for name in next(csv.reader([text]), [])]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a leaderboard ({error}); choose another file") from error
+    if text.startswith(MARKERS):
+        raise UserError(f"{path}, line 1 is a merge marker; decide which of both sides stays")
     missing = [name for name in needed if name not in header]
     if missing:
-        hint = "it is divided by semicolons; save it with commas" if header and ";" in header[0] else ""
+        divided = next((words for mark, words in DIVIDERS.items() if mark in text), None)
+        hint = f"it is divided by {divided}; save it with commas" if divided and len(header) < 2 else ""
         hint = hint or f"its header is {', '.join(header[:4])[:80]} …; choose another --leaderboard"
         raise UserError(f"{path} is not a leaderboard: it has no column {missing[0]!r} ({hint})")
+    twice = next((name for name in header if header.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path} has two columns called {twice!r}; remove one of them")
     return header
 
 
 def _rows(path: Path, header: Sequence[str]) -> list[dict[str, str]]:
-    text = read_text(path)
     found = []
-    reader = csv.reader(io.StringIO(text))
+    text = read_text(path)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    guarded = "'" in text
+    checks = [(header.index(name), name) for name in (*NUMBERS, *NAMED) if name in header]
     try:
         next(reader, None)
         for cells in reader:
-            if not any(cell.strip() for cell in cells):
+            if not any(map(str.strip, cells)) or cells == header:
                 continue
-            found.append(_checked(path, reader.line_num, header, cells))
+            if len(cells) != len(header) or cells[0].startswith(MARKERS):
+                raise UserError(_other_shape(path, reader.line_num, header, cells))
+            for place, name in checks:
+                if not _makes_sense(name, cells[place]):
+                    raise UserError(_no_sense(path, reader.line_num, name, cells[place]))
+            found.append(dict(zip(header, map(_unguarded, cells) if guarded else cells, strict=True)))
     except csv.Error as error:
         raise UserError(
             f"{path}, line {reader.line_num}: {error}; restore it, or remove that line"
@@ -217,38 +248,52 @@ def _rows(path: Path, header: Sequence[str]) -> list[dict[str, str]]:
     return found
 
 
-def _checked(path: Path, number: int, header: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+def _other_shape(path: Path, number: int, header: Sequence[str], cells: Sequence[str]) -> str:
     where = f"{path}, line {number}"
-    if cells[0].startswith(("<<<<<<<", "=======", ">>>>>>>")):
-        raise UserError(f"{where} is a merge marker; decide which of both sides stays")
-    if len(cells) != len(header):
-        raise UserError(
-            f"{where} has {len(cells)} cells, the header {len(header)}; restore it, or remove that line"
-        )
-    line = dict(zip(header, cells, strict=True))
-    for name in NUMBERS:
-        if not line.get(name) and name not in NEEDED:
-            continue
-        try:
-            value = float(line[name])
-        except ValueError:
-            value = math.nan
-        if not 0 <= value <= 1:
-            raise UserError(f"{where}: {name} is {line[name][:40]!r}; it must be a share such as 0.4500")
-    return line
+    if cells[0].startswith(MARKERS):
+        return f"{where} is a merge marker; decide which of both sides stays"
+    return f"{where} has {len(cells)} cells, the header {len(header)}; restore it, or remove that line"
+
+
+def _makes_sense(name: str, cell: str) -> bool:
+    """Whether a cell can stand in its column: a share, or a name."""
+    if name not in NUMBERS:
+        return bool(cell.strip())
+    if not cell:
+        return name not in NEEDED
+    try:
+        return 0 <= float(cell) <= 1
+    except ValueError:
+        return False
+
+
+def _no_sense(path: Path, number: int, name: str, cell: str) -> str:
+    where = f"{path}, line {number}: {name}"
+    if name in NUMBERS:
+        return f"{where} is {cell[:40]!r}; it must be a share such as 0.4500"
+    return f"{where} is empty; restore it, or remove that line"
 
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> None:
     with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        stream.write(_line(dict(zip(columns, columns, strict=True)), columns))
+        stream.writelines(_line(values, columns) for values in rows)
 
 
 def _line(values: Mapping[str, str], columns: Sequence[str]) -> str:
     out = io.StringIO(newline="")
-    csv.DictWriter(out, columns, restval="", lineterminator="\n").writerow(values)
+    csv.writer(out, lineterminator="\n").writerow([_guarded(values.get(name, "")) for name in columns])
     return out.getvalue()
+
+
+def _guarded(cell: str) -> str:
+    """A cell that neither a spreadsheet computes nor a terminal obeys."""
+    said = visible(cell, keep="\n")
+    return f"'{said}" if said.startswith(FORMULA) else said
+
+
+def _unguarded(cell: str) -> str:
+    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(FORMULA) else cell
 
 
 def radius(budget: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from robustbench_med.measure.modalities import ModalityTable, Situation
-from robustbench_med.reporting.figures import pyplot, saved
+from robustbench_med.reporting.figures import label, pyplot, saved
 from robustbench_med.reporting.text import bare_table, headed, percent, plain
 
 MOST = 6  # heads in a table or figure
@@ -47,13 +47,15 @@ def draw(found: ModalityTable, path: Path) -> None:
         known = [(place, row.accuracy[head]) for place, row in enumerate(found.rows) if head in row.accuracy]
         places = [place + (number - (len(heads) - 1) / 2) * width for place, _ in known]
         values = np.array([[e.value, e.value - e.low, e.high - e.value] for _, e in known]) * 100
-        axis.bar(places, values[:, 0], width * 0.92, label=head)
+        axis.bar(places, values[:, 0], width * 0.92, label=label(head))
         axis.errorbar(places, values[:, 0], yerr=values[:, 1:].T, fmt="none", color="#333333", linewidth=0.8)
-    titles = [situation(row).replace(", aimed", ",\naimed").replace(" + ", " +\n") for row in found.rows]
+    titles = [
+        label(situation(row)).replace(", aimed", ",\naimed").replace(" + ", " +\n") for row in found.rows
+    ]
     axis.set_xticks(range(len(found.rows)), titles, fontsize=7, rotation=20)
     axis.set_ylim(0, 100)
     axis.set_ylabel("accuracy (%)")
     axis.legend(frameon=False, fontsize=8)
-    axis.set_title(found.title, fontsize=9)
+    axis.set_title(label(found.title), fontsize=9)
     figure.tight_layout()
     saved(figure, path)

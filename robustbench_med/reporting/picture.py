@@ -17,6 +17,7 @@ from robustbench_med.audit.draws import Curve
 from robustbench_med.evaluation.outcomes import Outcomes
 from robustbench_med.evaluation.plan import Plan
 from robustbench_med.measure.accuracy import Accuracy, headline
+from robustbench_med.reporting.figures import label as named
 from robustbench_med.reporting.figures import pyplot, saved
 from robustbench_med.reporting.leaderboard import radius
 from robustbench_med.reporting.text import percent
@@ -47,7 +48,7 @@ def draw(outcomes: Outcomes, plan: Plan, measured: Mapping[str, Accuracy], label
             places = axes[row, 3 * number : 3 * number + 3]
             _draw_modality(places, modality, clean, adversarial, plan, row == 0)
         _write_answers(axes[row, -1], outcomes, plan, int(sample))
-    figure.suptitle(_title(plan, measured, label), fontsize=10)
+    figure.suptitle(named(_title(plan, measured, label)), fontsize=10)
     figure.tight_layout(rect=(0, 0, 1, 0.98))
     saved(figure, path)
 
@@ -110,7 +111,7 @@ def _draw_modality(
         else:
             draw_one(axis, modality, (clean, change * gain, adversarial)[place], place == 1)
         if top or place == 1:
-            axis.set_title(title, fontsize=8)
+            axis.set_title(named(title), fontsize=8)
 
 
 def _share(modality: Modality, values: NDArray[np.float32], change: bool) -> NDArray[np.float32]:
@@ -152,7 +153,7 @@ def _bars(axis: Any, modality: Modality, values: NDArray[np.float32], change: bo
         style = {"color": "#4c72b0"} if free else {"facecolor": "white", "edgecolor": "#4c72b0"}
         axis.barh(-place, length, **style)
     names = modality.features or tuple(str(i) for i in range(len(shown)))
-    axis.set_yticks([-i for i in range(len(shown))], names, fontsize=5)
+    axis.set_yticks([-i for i in range(len(shown))], [named(name) for name in names], fontsize=5)
     axis.set_xticks([])
     axis.set_xlim((-0.6, 0.6) if change else (0, 1))
 
@@ -192,5 +193,5 @@ def _answers(head: Head, outcomes: Outcomes, sample: int, random: bool) -> list[
             else f"{question}: {label}; {then}{shares}"
         )
         right = not known or then == label
-        out.append((0 if first != then else 1, textwrap.fill(said, 38), RIGHT if right else WRONG))
+        out.append((0 if first != then else 1, textwrap.fill(named(said), 38), RIGHT if right else WRONG))
     return out

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from robustbench_med.measure.verdict import UNAUDITED, is_sound
-from robustbench_med.reporting.figures import pyplot, saved
+from robustbench_med.reporting.figures import label, pyplot, saved
+from robustbench_med.reporting.text import markdown_cell, markdown_code
+from robustbench_med.util.terminal import visible
 
 Records = Mapping[tuple[str, str, str], Mapping[str, Any]]
 CLEAN, BARS = "#c9d1d9", ("#7aa6c2", "#b5403a", "#4d7c4d", "#8a6d3b")
@@ -23,9 +25,9 @@ def table(title: str, records: Records) -> str:
     """
     protocols = list(dict.fromkeys(key[2] for key in records))
     lines = [
-        f"# {title}",
+        f"# {visible(title)}",
         "",
-        f"| data | model | clean | {' | '.join(protocols)} | samples |",
+        f"| data | model | clean | {' | '.join(map(markdown_cell, protocols))} | samples |",
         "|" + "---|" * (4 + len(protocols)),
     ]
     for dataset, model in dict.fromkeys(key[:2] for key in records):
@@ -33,10 +35,10 @@ def table(title: str, records: Records) -> str:
         largest = _largest(runs)
         cells = [_cell(run, "robust") + _verdict(run) if run else "-" for run in runs]
         counts = " / ".join(str(run["dataset"]["samples"]) if run else "-" for run in runs)
-        label, name = largest["model"]["label"], largest["dataset"]["name"]
+        net, name = markdown_code(largest["model"]["label"]), markdown_cell(largest["dataset"]["name"])
         synthetic = " (synthetic)" if largest["dataset"]["synthetic"] else ""
         lines.append(
-            f"| {name}{synthetic} | `{label}` | {_cell(largest, 'clean')} | {' | '.join(cells)} | {counts} |"
+            f"| {name}{synthetic} | {net} | {_cell(largest, 'clean')} | {' | '.join(cells)} | {counts} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -62,8 +64,8 @@ def draw(title: str, records: Records, path: Path) -> None:
                 if run is not None:
                     _bar(axis, left + number * width, width, run, "robust", BARS[(number - 1) % len(BARS)])
         synthetic = any(key[0] == dataset and run["dataset"]["synthetic"] for key, run in records.items())
-        axis.set_title(dataset + (" (synthetic)" if synthetic else ""), fontsize=9, loc="left")
-        axis.set_xticks(range(len(models)), models, fontsize=8)
+        axis.set_title(label(dataset) + (" (synthetic)" if synthetic else ""), fontsize=9, loc="left")
+        axis.set_xticks(range(len(models)), [label(model) for model in models], fontsize=8)
         axis.set_ylim(0, 100)
         axis.set_xlim(-0.6, len(models) - 0.4)
         axis.set_ylabel("every head right (%)", fontsize=8)
@@ -71,9 +73,9 @@ def draw(title: str, records: Records, path: Path) -> None:
             axis.spines[side].set_visible(False)
     handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in (CLEAN, *BARS[: len(protocols)])]
     handles.append(plt.Rectangle((0, 0), 1, 1, facecolor="white", edgecolor="black", hatch="///"))
-    names = ["clean", *protocols, "audit: not sound"]
+    names = ["clean", *map(label, protocols), "audit: not sound"]
     figure.legend(handles, names, loc="lower center", ncol=len(handles), frameon=False, fontsize=8)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(label(title), fontsize=11)
     figure.tight_layout(rect=(0, 0.04, 1, 1))
     saved(figure, path, dpi=120)
 
@@ -108,4 +110,4 @@ def _verdict(run: Mapping[str, Any]) -> str:
     verdict = run["audit"]["verdict"]
     if is_sound(verdict):
         return " ✓"
-    return "" if verdict == UNAUDITED else f" ✗ {verdict.removeprefix('not sound: ')}"
+    return "" if verdict == UNAUDITED else f" ✗ {markdown_cell(verdict.removeprefix('not sound: '))}"

@@ -11,13 +11,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from robustbench_med.measure.statistics import Estimate
-
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+from robustbench_med.util.terminal import visible
 
 
 def plain(text: object) -> str:
-    """A text that a terminal prints as it is."""
-    return escape(CONTROL.sub("?", str(text)))
+    """A text that rich prints as it is, on one line."""
+    return escape(visible(text))
 
 
 def percent(estimate: Estimate) -> str:
@@ -56,3 +55,13 @@ def notes_table() -> Table:
 def headed(console: Console, title: str) -> None:
     """A title above what follows."""
     console.print(f"\n[bold]{plain(title)}[/bold]")
+
+
+def markdown_cell(text: object) -> str:
+    """A text within a cell of a Markdown table."""
+    return re.sub(r"([\\`|<>\[\]*])", r"\\\1", visible(text))
+
+
+def markdown_code(text: object) -> str:
+    """A text as code within a cell of a Markdown table."""
+    return "`" + visible(text).replace("`", "'").replace("|", "\\|") + "`"

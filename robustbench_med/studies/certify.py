@@ -49,7 +49,7 @@ from robustbench_med.studies.records import folder_name, run_folder
 from robustbench_med.util.config import build
 from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.fields import Fraction
-from robustbench_med.util.files import write_json
+from robustbench_med.util.files import given_path, write_json
 from robustbench_med.util.progress import progress_bar
 
 ROOTS = (*RUN_ROOTS, "robustbench_med.evaluation.votes", "robustbench_med.measure.certificate")
@@ -125,8 +125,8 @@ def certify(config: CertifyConfig) -> Certified:
             shares its draws within a batch; too few copies for any certificate.
     """
     config = build(CertifyConfig, dict(vars(config)), "CertifyConfig")
-    out = Path(config.out).expanduser()
-    board = Path(config.leaderboard).expanduser() if config.leaderboard else out / "certified.csv"
+    out = given_path(config.out)
+    board = given_path(config.leaderboard) if config.leaderboard is not None else out / "certified.csv"
     require_model(config.model)
     whole = load_dataset(config.dataset, "test")
     split = subset(whole, config.samples)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from robustbench_med.evaluation.adversary import DEFAULT_RADII, radii_of
 from robustbench_med.evaluation.prepare import RunConfig, prepare
 from robustbench_med.measure.curve import EpsilonCurve, curve_of
 from robustbench_med.reporting.curve import draw
+from robustbench_med.reporting.figures import drawn
 from robustbench_med.studies.records import folder_name
 from robustbench_med.studies.run import checked, require_single, run_prepared
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import sha256_json, write_json
+from robustbench_med.util.files import given_path, sha256_json, write_json
 
 LINF_GRID = tuple(k / 255 for k in (0.5, 1, 2, 4, 8))  # docs/method.md, "Threat model"
 
@@ -48,7 +50,7 @@ def epsilon_curve(
         raise UserError("curve needs radii above 0: --radii 1/255,2/255")
     if base[of] == 0:
         raise UserError(f"curve: the radius of {of!r} is 0, so the others cannot be scaled with it")
-    records, out = [], Path(config.out).expanduser()
+    records, out = [], given_path(config.out)
     for radius in chosen:
         eps = {name: epsilon * radius / base[of] for name, epsilon in base.items()} | {of: radius}
         prepared = prepare(replace(config, eps=eps), first.subject)
@@ -57,7 +59,7 @@ def epsilon_curve(
     label, dataset = records[0]["model"]["label"], records[0]["dataset"]["name"]
     folder = out / folder_name(label, "curve", dataset, sha256_json(curve.runs)[:12])
     write_json(folder / "curve.json", curve.as_record() | {"folder": folder.name})
-    draw(curve, folder / "curve.png")
+    drawn(partial(draw, curve), folder / "curve.png")
     return curve, folder
 
 

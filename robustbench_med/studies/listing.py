@@ -13,7 +13,10 @@ from robustbench_med.evaluation.adversary import ATTACKS
 from robustbench_med.models.named import ARCHITECTURES, DEFENSES, model_config
 from robustbench_med.models.weights import models_in, weight_folders
 from robustbench_med.util.config import shipped
+from robustbench_med.util.errors import UserError
+from robustbench_med.util.terminal import warn
 
+UNLOADED = "cannot be loaded (see the warning)"
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
@@ -31,13 +34,9 @@ def rows(what: str) -> Rows:
 def _plugins(registry: Registry[Any]) -> Rows:
     found: list[tuple[str, ...]] = []
     for name, entry in registry.entries().items():
-        try:
-            plugin = registry.get(name)
-        except Exception as error:  # whatever a plug-in does when it is imported, it must not hide the others
-            said = f"cannot be loaded: {type(error).__name__}: {error}"
-            found.append((name, said.removeprefix("cannot be loaded: UserError: "), "-", provider(entry)))
-            continue
-        found.append((name, _summary(plugin), _options(plugin), provider(entry)))
+        plugin = _loaded(registry, name)
+        shown = (UNLOADED, "-") if plugin is None else (_summary(plugin), _options(plugin))
+        found.append((name, *shown, provider(entry)))
     return (registry.kind, "what", "options (default)", "from"), found
 
 
@@ -51,7 +50,9 @@ def _models() -> Rows:
         found.append((name, config.title, defenses, at_hand or "-", "robustbench-med"))
     for name, entry in ARCHITECTURES.entries().items():
         if name not in shipped("models"):
-            found.append((name, _architecture(name), "-", "-", provider(entry)))
+            plugin = _loaded(ARCHITECTURES, name)
+            said = UNLOADED if plugin is None else _summary(plugin)
+            found.append((name, said, "-", "-", provider(entry)))
     return ("model", "what", "defenses", "weights at hand", "from"), found
 
 
@@ -60,6 +61,15 @@ def _trained() -> dict[Path, str]:
     folders = [place for folder in weight_folders() if folder.is_dir() for place in folder.iterdir()]
     places = sorted({place.resolve() for place in folders if place.is_dir()})
     return {card: name for place in places for card, name in models_in(place).items()}
+
+
+def _loaded(registry: Registry[Any], name: str) -> Any | None:
+    """A plug-in; None, with a warning, when it cannot be loaded: it must not hide the others."""
+    try:
+        return registry.get(name)
+    except UserError as error:
+        warn(error)
+        return None
 
 
 def _summary(plugin: Any) -> str:
@@ -71,10 +81,3 @@ def _options(plugin: Any) -> str:
         return "-"
     shown = [f"{f.name}={f.default}" for f in fields(plugin) if f.default is not MISSING]
     return ", ".join(shown).replace("_", "-") or "-"
-
-
-def _architecture(name: str) -> str:
-    try:
-        return _summary(ARCHITECTURES.get(name))
-    except Exception as error:  # see ``_plugins``
-        return f"cannot be loaded: {type(error).__name__}: {error}"

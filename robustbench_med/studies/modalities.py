@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ from robustbench_med.measure import statistics
 from robustbench_med.measure.accuracy import answers, judged
 from robustbench_med.measure.modalities import ModalityTable, Situation, modality_table_of
 from robustbench_med.measure.statistics import Estimate
+from robustbench_med.reporting.figures import drawn
 from robustbench_med.reporting.modalities import draw
 from robustbench_med.studies.records import folder_name
 from robustbench_med.studies.run import checked, require_single, run_prepared
-from robustbench_med.util.files import sha256_json, write_json
+from robustbench_med.util.files import given_path, sha256_json, write_json
 
 
 def modality_table(config: RunConfig, audited: str | None = None) -> tuple[ModalityTable, Path]:
@@ -51,9 +53,9 @@ def modality_table(config: RunConfig, audited: str | None = None) -> tuple[Modal
     label = first.loaded.config.label
     table = modality_table_of(f"{label} on {info.name}", (clean, *attacked, *missing, *foreign))
     run_ids = sha256_json([row.run for row in attacked])[:12]
-    folder = Path(config.out).expanduser() / folder_name(label, "modalities", info.name, run_ids)
+    folder = given_path(config.out) / folder_name(label, "modalities", info.name, run_ids)
     write_json(folder / "modalities.json", table.as_record())
-    draw(table, folder / "modalities.png")
+    drawn(partial(draw, table), folder / "modalities.png")
     return table, folder
 
 

@@ -8,12 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from robustbench_med.reporting import leaderboard
 from robustbench_med.reporting.record import require_record
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import read_json, require_writable
+from robustbench_med.util.files import given_path, locked, read_json, require_writable
 
 
 def folder_name(label: str, what: str, dataset: str, run_id: str) -> str:
@@ -23,12 +21,12 @@ def folder_name(label: str, what: str, dataset: str, run_id: str) -> str:
         label: the model's.
         what: was done with it.
     """
-    model, attack, data = (_plain(part, most) for part, most in ((label, 120), (what, 60), (dataset, 60)))
+    model, attack, data = (_plain(part, most) for part, most in ((label, 100), (what, 50), (dataset, 50)))
     return f"{model}-{attack}-{data}-{run_id}"
 
 
 def _plain(text: str, most: int) -> str:
-    return re.sub(r"[^\w.+-]+", "-", text).strip("-")[:most]
+    return re.sub(r"[^\w.+-]+", "-", text, flags=re.ASCII).strip("-")[:most]
 
 
 @contextmanager
@@ -41,7 +39,7 @@ def run_folder(out: Path, board: Path, columns: Sequence[str], name: str) -> Ite
     leaderboard.check_header(board, columns)
     for folder in (out, board.parent):
         require_writable(folder)
-    with FileLock(out / f".{name}.lock"):
+    with locked(out / name):
         yield out / name
 
 
@@ -51,7 +49,7 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         UserError: there is none, or it is damaged or of another schema.
     """
-    path = path.expanduser()
+    path = given_path(path)
     file = path / "record.json" if path.is_dir() else path
     if not file.exists() and not path.exists():
         raise UserError(f"{path} does not exist; give the folder of a run, or its record.json")

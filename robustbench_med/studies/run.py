@@ -24,13 +24,14 @@ from robustbench_med.measure.samples import Samples
 from robustbench_med.measure.worst import worst_case
 from robustbench_med.models.load import multiply_accumulates
 from robustbench_med.reporting import leaderboard
+from robustbench_med.reporting.figures import drawn
 from robustbench_med.reporting.picture import draw, draw_draws
 from robustbench_med.reporting.record import ensemble_record, record
 from robustbench_med.studies.records import folder_name, read_record, run_folder
 from robustbench_med.util.config import build, find, read_yaml
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import sha256_json, write_json
-from robustbench_med.util.progress import progress_bar, warn
+from robustbench_med.util.files import given_path, sha256_json, write_json
+from robustbench_med.util.progress import progress_bar
 
 __all__ = ["Result", "RunConfig", "audit_config", "run", "run_all", "run_id", "run_prepared"]
 
@@ -129,8 +130,8 @@ def run_prepared(prepared: Prepared, audited: str | None = None, reuse: bool = F
 
 def places(config: RunConfig) -> tuple[Path, Path]:
     """The folder of run folders and the leaderboard of a config."""
-    out = Path(config.out).expanduser()
-    board = Path(config.leaderboard).expanduser() if config.leaderboard else out / "leaderboard.csv"
+    out = given_path(config.out)
+    board = given_path(config.leaderboard) if config.leaderboard is not None else out / "leaderboard.csv"
     return out, board
 
 
@@ -260,11 +261,8 @@ class _Work:
         ]
         if (curve := made.curve) is not None:
             pictures.append(("eot.png", lambda path: draw_draws(curve, path)))
-        for name, drawn in pictures:
-            try:
-                drawn(self.folder / name)
-            except Exception as error:  # whatever a drawing library does, the run is finished
-                warn(f"{self.folder / name} could not be drawn ({type(error).__name__}: {error})")
+        for name, draw_one in pictures:
+            drawn(draw_one, self.folder / name)
 
     def clean(self) -> None:
         """Take away what only a killed run goes on from."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from robustbench_med.evaluation.prepare import Prepared, RunConfig, load_subject
 from robustbench_med.models.named import model_names
 from robustbench_med.models.weights import default_weights
 from robustbench_med.reporting import suite as report
+from robustbench_med.reporting.figures import drawn
 from robustbench_med.studies.run import audit_config, checked, run_prepared
 from robustbench_med.util.config import build, find, read_yaml
 from robustbench_med.util.errors import UserError, unknown
@@ -158,14 +160,19 @@ def run_suite(
             result.left_out.append(f"{dataset}: {error}")
             announce(f"left out: {result.left_out[-1]}")
             continue
+        except Exception as error:  # see ``_failed``
+            _failed(dataset, error, result, announce)
+            continue
         for model in suite.models:
             _run_model(suite, model, whole, result, taken, device, out, announce)
     if not result.records:
+        if result.failed:
+            raise UserError(f"nothing of this suite could be run; the first failure: {result.failed[0]}")
         raise UserError("nothing of this suite has both data and weights at hand")
     if result.other_code:
         announce(f"{result.other_code} published records were made by other code; --again makes them anew")
     write_text(result.table, report.table(suite.title, result.records))
-    report.draw(suite.title, result.records, result.figure)
+    drawn(partial(report.draw, suite.title, result.records), result.figure)
     return result
 
 
@@ -181,16 +188,20 @@ def _run_model(
 ) -> None:
     """All columns of one model, which is loaded once."""
     dataset, subject = whole.info.name, None
+    try:
+        default_weights(model, dataset)
+    except UserError as error:
+        result.left_out.append(f"{model} on {dataset}: {error}")
+        announce(f"left out: {result.left_out[-1]}")
+        return
     for entry in suite.runs:
         try:
-            default_weights(model, dataset)
             config = _config(entry, model, dataset, len(whole), device, out)
             subject = subject or load_subject(config, whole)
             prepared = prepare(config, subject)
-        except UserError as error:
-            result.left_out.append(f"{model} on {dataset}: {error}")
-            announce(f"left out: {result.left_out[-1]}")
-            return
+        except Exception as error:  # see ``_failed``
+            _failed(f"{model} on {dataset}, {entry.column}", error, result, announce)
+            continue
         found, other = taken.of(prepared, entry)
         result.other_code += other and found is not None
         if found is None:
@@ -221,10 +232,17 @@ def _run(
     where = f"{prepared.config.model} on {prepared.config.dataset}, {entry.column}"
     try:
         return run_prepared(prepared, entry.audit or None, reuse=True).record
-    except UserError as error:
-        result.failed.append(f"{where}: {error}")
-    except Exception as error:  # a bug in one cell: its traceback is kept, the night's work goes on
-        traceback.print_exc()
-        result.failed.append(f"{where}: {type(error).__name__}: {error}")
-    announce(f"FAILED: {result.failed[-1]}")
+    except Exception as error:  # see ``_failed``
+        _failed(where, error, result, announce)
     return None
+
+
+def _failed(where: str, error: Exception, result: SuiteResult, announce: Callable[[str], None]) -> None:
+    """What is wrong in one cell is said and ends nothing else; a bug's traceback is kept."""
+    if isinstance(error, UserError):
+        said = str(error)
+    else:
+        traceback.print_exception(error)
+        said = f"{type(error).__name__}: {error}"
+    result.failed.append(f"{where}: {said}")
+    announce(f"FAILED: {result.failed[-1]}")

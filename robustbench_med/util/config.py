@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
@@ -13,7 +13,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from robustbench_med.util.errors import UserError, unknown
-from robustbench_med.util.files import read_text
+from robustbench_med.util.files import given_path, read_text
 
 T = TypeVar("T")
 
@@ -67,8 +67,12 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """One node of the document; counted."""
-        if self.check_event(yaml.events.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not taken; write the value out")
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.events.AliasEvent):
+            raise yaml.YAMLError(f"aliases (*name) are not taken; write the value out (line {line})")
+        if getattr(event, "tag", None) is not None:
+            raise yaml.YAMLError(f"tags ({event.tag}) are not taken; write the plain value (line {line})")
         self.depth, self.nodes = self.depth + 1, self.nodes + 1
         if self.depth > DEEPEST or self.nodes > MOST_NODES:
             raise yaml.YAMLError("it is nested too deeply or too large for a config")
@@ -78,10 +82,12 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         """A mapping whose keys differ."""
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.YAMLError(f"the key {twice!r} is given twice (line {node.start_mark.line + 1})")
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"the key {key.value!r} is given twice (again in line {line})")
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: Any) -> Any:
@@ -125,6 +131,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
+def pairs(texts: Sequence[str], what: str, example: str) -> dict[str, str]:
+    """Words of the form NAME=VALUE, by name; "-" and "_" within a name are one.
+
+    Args:
+        what: is given so ("--option"), for the error.
+
+    Raises:
+        UserError: no "=", no name, or a name twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not name or not equals:
+            raise UserError(f"{what} {text}: write {example}")
+        if name in found:
+            raise UserError(f"{what}: {name.replace('_', '-')!r} is given twice; drop one")
+        found[name] = value
+    return found
+
+
 def scalar(text: str) -> Any:
     """A flag's value as YAML reads it: "3" is a number, "true" a truth value, "cat" a word."""
     try:
@@ -146,7 +173,7 @@ def find(kind: str, folder: str, name: str) -> Path:
         UserError: neither exists.
     """
     if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
+        path = given_path(name)
         if not path.exists():
             raise UserError(f"the {kind} config {name} does not exist")
         return path

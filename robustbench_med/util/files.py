@@ -18,8 +18,38 @@ from robustbench_med.util.errors import UserError
 # What a file system says when it does not take a file: nothing is wrong with the program.
 REFUSALS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENAMETOOLONG),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EIO),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ELOOP, errno.EEXIST),
 )
+
+
+def refusal(error: OSError) -> str | None:
+    """What a file system refuses, in words; None for any other error."""
+    if error.errno not in REFUSALS:
+        return None
+    where = f" {error.filename}" if error.filename is not None else ""
+    return f"cannot use the file or folder{where}: {error.strerror}; mend that, or choose another"
+
+
+def given_path(text: str | Path) -> Path:
+    """A path as a user gave it, there or not; "~" is the home folder.
+
+    Raises:
+        UserError: it is empty, or no file system can have such a path.
+    """
+    if not str(text):
+        raise UserError("a path is empty; write it out, or leave its option away")
+    shown = str(text) if len(str(text)) <= 120 else f"{str(text)[:117]}…"
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except RuntimeError as error:  # of expanduser
+        raise UserError(f"{shown}: there is no such home folder; write the path out") from error
+    except (OSError, ValueError) as error:  # the latter for a null character
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"the path {shown} cannot be used: {reason}; choose another") from error
+    return path
 
 
 @contextmanager
@@ -39,7 +69,9 @@ def replacing(path: Path) -> Iterator[Path]:
             raise UserError(f"{path} is not a plain file; choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name[:40]}.", suffix=path.suffix[:16]
+        )
         os.close(handle)
         temporary = Path(name)
         try:
@@ -63,7 +95,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     require_writable(folder.parent)
     with (
         refusing(folder),
-        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch,
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:40]}.") as scratch,
     ):
         building = Path(scratch) / "new"
         building.mkdir()
@@ -82,6 +114,28 @@ def _swap(building: Path, folder: Path, previous: Path) -> None:
         if previous.exists() and not folder.exists():
             previous.rename(folder)
         raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Nobody else who asks for the lock of ``path`` has it meanwhile; the lock lies beside the file.
+
+    Raises:
+        UserError: the folder cannot be created or written.
+    """
+    from filelock import FileLock  # takes a while to import, and --help needs none
+
+    with refusing(path):
+        path = path.resolve() if path.is_symlink() else path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = os.fsencode(path.name)
+        name = path.name if len(whole) < 240 else hashlib.sha256(whole).hexdigest()
+        lock = FileLock(path.with_name(f".{name}.lock"))
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

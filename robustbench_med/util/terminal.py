@@ -1,0 +1,114 @@
+"""What is printed: foreign text that cannot steer a terminal, and streams whose end ends no run."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import TextIOWrapper
+from typing import Any, TextIO, cast
+
+LONGEST = 2000  # characters of a line about an error or a warning
+JOINERS = "\u200c\u200d"  # letters of some scripts, and of emoji, need them
+STEERS = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, bidi overrides, lone surrogates, line separators
+
+
+def visible(text: object, keep: str = "") -> str:
+    r"""A text in which whatever would steer a terminal is written out: "\x1b[31m", "\n", "\u202e".
+
+    Args:
+        keep: characters that stay.
+    """
+    said = str(text)
+    if said.isascii() and said.isprintable():
+        return said
+    return "".join(c if c in keep else _written_out(c) for c in said)
+
+
+def _written_out(character: str) -> str:
+    if unicodedata.category(character) not in STEERS or character in JOINERS:
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def say(text: object = "") -> None:
+    """One line on standard output, whatever is in it: a path, say."""
+    print(visible(text))
+
+
+def complain(message: object) -> None:
+    """One line on standard error."""
+    line = visible(re.sub(r"\s*[\r\n]+\s*", " ", str(message).strip()))
+    print(f"robmed: {line if len(line) <= LONGEST else line[:LONGEST] + '…'}", file=sys.stderr)
+
+
+def warn(message: object) -> None:
+    """One line on standard error that stops nothing."""
+    complain(f"warning: {message}")
+
+
+class Lenient:
+    """A stream that goes nowhere from the moment its other end is closed, full or missing.
+
+    Attributes:
+        lost: what became of it; None while all is well.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self.lost: OSError | None = None
+        # A process may be started without standard output; print() would then write to nothing.
+        self._stream: TextIO = stream if stream is not None else _nowhere()
+        if isinstance(stream, TextIOWrapper):  # an arrow that a terminal cannot print must not end a run
+            stream.reconfigure(errors="replace")
+
+    def write(self, text: str) -> int:
+        """See ``TextIO``; never fails."""
+        try:
+            self._stream.write(text)
+        except OSError as error:
+            self._lose(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """See ``TextIO``; never fails."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._lose(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _lose(self, error: OSError) -> None:
+        self.lost = self.lost or error
+        lost, self._stream = self._stream, _nowhere()
+        try:  # what waits in its buffer would fail once more when Python ends
+            os.dup2(self._stream.fileno(), lost.fileno())
+        except (OSError, ValueError):  # no file behind it
+            return
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - it stands in for a standard stream
+
+
+@contextmanager
+def lenient_streams() -> Iterator[Lenient]:
+    """Standard output and standard error are ``Lenient``; yields the former.
+
+    That not everything could be printed is said on standard error, unless the reader simply went away
+    (``| head``).
+    """
+    out, err = Lenient(sys.stdout), Lenient(sys.stderr)
+    with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
+        try:
+            yield out
+        finally:
+            out.flush()
+            if out.lost is not None and out.lost.errno != errno.EPIPE:
+                warn(f"not everything could be printed: {out.lost.strerror}")
+            err.flush()
