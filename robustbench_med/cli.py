@@ -6,7 +6,7 @@ import argparse
 import errno
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -95,11 +95,12 @@ def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
         metavar="PROTOCOL",
         help="name (robmed list protocols) or YAML; flags win over it",
     )
-    add("--model", help="name (robmed list models) or YAML file")
+    add("--model", help="name (robmed list models), YAML file, or your own: file.py:make, net.ts")
     add("--attack", help="name (robmed list attacks), library:Class for an adapter, or several with commas")
     add("--defense", action="append", dest="defenses", metavar="NAME:OPTION=VALUE,…", help=ADDED)
     add("--dataset", help="data set (robmed list datasets); default phantom, synthetic and built in")
-    add("--weights", help="safetensors file; default: the shipped weights of this model and data set")
+    add("--weights", help="safetensors or .pt file; default: the shipped ones of this model and data set")
+    _add_net(add)
     add("--eps", help="radius of every attacked modality, or name=radius,…; default 4/255 (tables 0.1)")
     add("--norm", help="linf (default), l2, or l2-joint: one ball for all attacked modalities together")
     add("--modality", help="attack only these modalities, comma-separated; default all")
@@ -136,6 +137,16 @@ def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
         help="run every check of an audit: default, quick, or a YAML file (robmed audit)",
     )
     parser.set_defaults(command=_run)
+
+
+def _add_net(add: Callable[..., Any]) -> None:
+    """How a net of one's own is called, where that cannot be guessed."""
+    add("--inputs", metavar="A,B", help="your net's inputs in order, argument=modality,…, or mapping")
+    add("--outputs", metavar="HEAD=PLACE,…", help="where in what your net returns a head's scores are")
+    add("--normalize", metavar="mean=…,std=…", help="what your net wants its inputs normalised with")
+    add(
+        "--mode", choices=("eval", "as-given"), help="put your net into evaluation mode, or leave it as it is"
+    )
 
 
 def _add_curve(parser: argparse.ArgumentParser) -> None:
@@ -188,11 +199,12 @@ def _count_or_auto(text: str) -> int | str:
 
 def _add_certify(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", required=True, help="name (robmed list models) or YAML file")
+    add("--model", required=True, help="name (robmed list models), YAML file, or your own: file.py:make")
     add("--sigma", required=True, help="noise in units of the modality, or name=sigma,… by modality")
     add("--defense", action="append", dest="defenses", metavar="NAME:OPTION=VALUE,…", help=ADDED)
     add("--dataset", help="data set (robmed list datasets); default phantom, synthetic and built in")
-    add("--weights", help="safetensors file; default: the shipped weights of this model and data set")
+    add("--weights", help="safetensors or .pt file; default: the shipped ones of this model and data set")
+    _add_net(add)
     add("--n0", type=int, help="noisy copies to guess the answer from; default 100")
     add("--n", type=int, help="fresh copies to test the guess on; default 1000")
     add("--alpha", type=float, help="chance that the certificate of a sample is wrong; default 0.001")
@@ -315,6 +327,14 @@ def _board(options: argparse.Namespace, argv: Sequence[str]) -> None:
     show(boards(read(path)))
 
 
+def _net_options(flags: dict[str, Any]) -> dict[str, Any]:
+    """Take what says how a net is called out of the flags."""
+    from robustbench_med.models.flags import net_options
+
+    found = net_options(*(flags.pop(name, None) for name in ("inputs", "outputs", "normalize", "mode")))
+    return {"model_options": found} if found else {}
+
+
 def _run_config(options: argparse.Namespace) -> Any:
     from robustbench_med.evaluation.prepare import RunConfig
     from robustbench_med.util.config import build, find, pairs, read_yaml, scalar
@@ -332,6 +352,7 @@ def _run_config(options: argparse.Namespace) -> Any:
         flag = twice.replace("_", "-")
         raise UserError(f"--{flag} and --option {flag} are both given; drop one")
     attack_options = {**given, **own, **{name: scalar(value) for name, value in further.items()}}
+    flags |= _net_options(flags)
     if "eps" in flags:
         flags["eps"] = _radii(flags["eps"])
     if "modality" in flags:
@@ -372,6 +393,7 @@ def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.util.config import build
 
     flags = {k: v for k, v in vars(options).items() if v is not None and k != "command"}
+    flags |= _net_options(flags)
     flags["sigma"] = _radii(flags["sigma"], "--sigma")
     if "radii" in flags:
         flags["radii"] = tuple(_radius(text, "--radii") for text in flags["radii"].split(","))

@@ -100,7 +100,7 @@ def describe_model(loaded: LoadedModel, model: FusionModel, macs: int) -> dict[s
     """The model's part of a record."""
     return {
         **card_model(loaded.config),
-        "weights": loaded.weights.name,
+        "weights": loaded.weights.name if loaded.weights else "in memory",
         "weights_sha256": loaded.weights_sha256,
         "draws_shared_by": model.draws_shared_by,
         "parameters": sum(p.numel() for p in model.parameters()),

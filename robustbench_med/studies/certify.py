@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from math import ceil, inf, isfinite, log
 from pathlib import Path
@@ -62,7 +62,7 @@ class CertifyConfig:
     Attributes:
         sigma: standard deviation of the noise in units of the modality, as epsilon is: one for all, or
             one for each that is smoothed.
-        model, dataset, weights, defenses, device: as in ``RunConfig``.
+        model, dataset, weights, model_options, defenses, device: as in ``RunConfig``.
         n0: noisy copies from which the answer is guessed.
         n: fresh copies on which the guess is tested.
         alpha: probability that the certificate of a sample is wrong.
@@ -77,6 +77,7 @@ class CertifyConfig:
     sigma: Fraction | Mapping[str, Fraction]
     dataset: str = "phantom"
     weights: str | None = None
+    model_options: Mapping[str, Any] = field(default_factory=dict)
     defenses: tuple[DefenseSpec, ...] = ()
     n0: int = 100
     n: int = 1000
@@ -207,7 +208,7 @@ def _stored_config(
 ) -> dict[str, Any]:
     """The config with every default filled in, less what changes no number."""
     stored = asdict(config)
-    for name in ("out", "leaderboard", "weights"):
+    for name in ("out", "leaderboard", "weights", "model_options"):
         del stored[name]
     return stored | {
         "sigma": dict(smoothing.sigmas),
