@@ -71,6 +71,9 @@ def head_of_labels(
     if values.ndim == 2 and values.shape[1] == 1 and not isinstance(head, MultiLabel):
         values = values[:, 0]
     if head is not None:
+        rows = values.ndim == 2 and head.label_shape == () and values.shape[1] == len(head.answers)
+        if rows and set(np.unique(values).tolist()) <= {0, 1} and (values.sum(1) == 1).all():
+            values = values.argmax(1)
         return head, _numbers(name, values, head.answers, said)
     if values.ndim == 1:
         return _single(name, values, names, modalities, said)

@@ -131,6 +131,11 @@ def _in_order(name: str, array: Values, kind: str | None, said: list[str]) -> tu
     if array.ndim == 3 and stored:
         said.append(f"{name}: {array.dtype} of shape {array.shape} taken as grey images; a channel was added")
         return array[:, None], "image"
+    if array.ndim == 4 and stored and len(set(array.shape[1:])) == 1 and array.shape[1] not in CHANNELS:
+        said.append(
+            f"{name}: {array.dtype} of shape {array.shape} taken as grey volumes; a channel was added"
+        )
+        return array[:, None], "volume"
     if array.ndim == 3:
         raise UserError(
             f"{name} has shape {array.shape}: signals (samples, channels, time), or grey images without "
