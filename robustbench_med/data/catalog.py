@@ -8,7 +8,10 @@ from typing import Any
 
 from robustbench_med.api.data import SPLITS, DataSource, ImportReport, Split
 from robustbench_med.api.registry import Registry
-from robustbench_med.util.errors import UserError
+from robustbench_med.data.added import Added, added_names, is_added
+from robustbench_med.data.given import given_source, is_given, last_part
+from robustbench_med.data.joined import JOINED_BY, Joined
+from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.files import given_path
 
 SOURCES: Registry[type[DataSource]] = Registry("data set", "robustbench_med.datasets")
@@ -17,12 +20,42 @@ SOURCES: Registry[type[DataSource]] = Registry("data set", "robustbench_med.data
 def load_dataset(name: str, split: str = "test") -> Split:
     """Load one split of a data set.
 
+    Args:
+        name: of ``robmed list datasets``, or a path to somebody's own data (docs/data.md); two of them with
+            " + " between are joined by index.
+
     Raises:
         UserError: unknown name or split, data not imported yet, or data that is damaged.
     """
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}; there are: {', '.join(SPLITS)}")
-    return SOURCES.get(name)().load(split).validate()
+    return source(name).load(split).validate()
+
+
+def source(name: str) -> DataSource:
+    """Where a data set comes from; see ``load_dataset``.
+
+    Raises:
+        UserError: there is none of this name, or nothing that can be read at this path.
+    """
+    if name in SOURCES.entries():
+        return SOURCES.get(name)()
+    first, plus, second = name.partition(JOINED_BY)
+    if plus and not Path(name).exists():
+        return Joined(source(first), source(second))
+    if is_added(name):
+        return Added(name)
+    if is_given(name):
+        return given_source(name)
+    raise unknown(SOURCES.kind, name, [*SOURCES.entries(), *added_names()])
+
+
+def short_name(name: str) -> str:
+    """What a data set is called in names of files: itself, or of a path its last part."""
+    if name in SOURCES.entries() or is_added(name):
+        return name
+    parts = [last_part(part) if is_given(part) else part for part in name.split(JOINED_BY)]
+    return "+".join(parts)
 
 
 def import_dataset(name: str, source: Path, /, **options: Any) -> ImportReport:

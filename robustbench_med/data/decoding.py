@@ -17,6 +17,8 @@
 | CMYK, YCbCr, HSV, LAB | RGB; colour profiles are not applied |
 | several frames or pages | the first |
 | EXIF orientation | turned as it says |
+
+Who asks for it gets grey of more than 8 bits as 0 to 65535 instead, and may say its full scale.
 """
 
 from __future__ import annotations
@@ -71,11 +73,41 @@ class UnusableImageError(Exception):
 
 
 @dataclass(frozen=True)
+class Scale:
+    """Which values of a file are black and white.
+
+    Attributes:
+        low, high: become 0 and 1.
+        cut: what lies beyond is cut off (a window); otherwise it is an error.
+    """
+
+    low: float
+    high: float
+    cut: bool = False
+
+    def shares(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Values as shares of the scale, 0 to 1.
+
+        Raises:
+            UnusableImageError: some lie beyond it.
+        """
+        found = (values.astype(np.float64) - self.low) / (self.high - self.low)
+        if self.cut:
+            return found.clip(0, 1)
+        if not (found.min() >= 0 and found.max() <= 1):  # also when one of them is NaN
+            span = f"{values.min():g} to {values.max():g}"
+            raise UnusableImageError(
+                "has values outside its range", f"{span}, not {self.low:g} to {self.high:g}"
+            )
+        return found
+
+
+@dataclass(frozen=True)
 class Decoded:
     """A decoded image.
 
     Attributes:
-        image: mode "RGB" or "L", at full size.
+        image: mode "RGB" or "L", at full size; or "F", grey from 0 to 65535.
         rules: what had to be done to get there, in words, for people.
     """
 
@@ -83,11 +115,13 @@ class Decoded:
     rules: tuple[str, ...]
 
 
-def decode(path: Path, channels: int) -> Decoded:
+def decode(path: Path, channels: int, deep: bool = False, scale: Scale | None = None) -> Decoded:
     """Decode one image file by the rules above.
 
     Args:
         channels: 3 for RGB, 1 for grey.
+        deep: keep more than 8 bits of grey.
+        scale: of grey of more than 8 bits, where it is known.
 
     Raises:
         UnusableImageError: no image, half of one, one of too many pixels, or one whose full scale is unknown.
@@ -102,9 +136,27 @@ def decode(path: Path, channels: int) -> Decoded:
     if UPPER_BYTE in rules and 0 < max(high for _, high in _extrema(image)) <= TWELVE_BITS >> 8:
         raise UnusableImageError(NO_SCALE, "16 bits a channel, and no value above 4095")
     if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_scaled(image, photometric == WHITE_IS_ZERO, rules))
+        most = SIXTEEN_BITS if deep and channels == 1 else EIGHT_BITS
+        grey = _scaled(image, photometric == WHITE_IS_ZERO, rules, most, scale)
+        if most == SIXTEEN_BITS:
+            return Decoded(Image.fromarray(grey.astype(np.float32)), tuple(rules))
+        image = Image.fromarray(grey.astype(np.uint8))
     image = _over_black(_eight_bits(image, rules), rules)
     return Decoded(_in_channels(image, channels, rules), tuple(rules))
+
+
+def header(path: Path) -> tuple[int, int, int]:
+    """Channels (1 or 3), height and width of what ``decode`` returns, without decoding the pixels.
+
+    Raises:
+        UnusableImageError: it is no image.
+    """
+    with _decoding(), Image.open(path, formats=FORMATS) as opened:
+        width, height = opened.size
+        grey = opened.mode in ("1", "L", "LA", "La", "F") or opened.mode.startswith("I")
+        if opened.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9):
+            width, height = height, width
+    return 1 if grey else 3, height, width
 
 
 @contextmanager
@@ -141,27 +193,37 @@ def _extrema(image: Image.Image) -> list[tuple[float, float]]:
     return list(found) if isinstance(found[0], tuple) else [found]
 
 
-def _scaled(image: Image.Image, white_is_zero: bool, rules: list[str]) -> NDArray[np.uint8]:
-    """Values of more than 8 bits as 0 to 255, (H, W); adds the rule that was used."""
+def _scaled(
+    image: Image.Image, white_is_zero: bool, rules: list[str], most: int, scale: Scale | None
+) -> NDArray[np.float64]:
+    """Values of more than 8 bits as whole numbers from 0 to ``most``, (H, W); adds the rule that was used."""
     values = np.asarray(image)
-    low, high = float(values.min()), float(values.max())
-    if image.mode == "F":
-        if not (low >= 0 and high <= 1):  # also when one of them is NaN
-            raise UnusableImageError(NO_SCALE, f"floating point from {low:g} to {high:g}, not 0 to 1")
-        rules.append("floating point 0 to 1, times 255")
-        full = 1
-    elif low < 0 or high > SIXTEEN_BITS:
-        raise UnusableImageError(NO_SCALE, f"integers from {low:g} to {high:g}, not 0 to 65535")
+    if scale is not None:
+        rules.append(f"values {scale.low:g} to {scale.high:g} taken as black to white")
+        grey = scale.shares(values) * most
     else:
-        full = next(most for most in (EIGHT_BITS, TWELVE_BITS, SIXTEEN_BITS) if high <= most)
-        rules.append(INTEGERS[full])
-    grey = values.astype(np.float64) * (255 / full)
-    grey = 255 - grey if white_is_zero else grey
+        grey = values.astype(np.float64) * (most / _full_scale(image.mode, values, rules))
+    grey = most - grey if white_is_zero else grey
     key = image.info.get("transparency")
     if isinstance(key, int) and (values == key).any():
         rules.append(OVER_BLACK)
         grey[values == key] = 0
-    return np.rint(grey).astype(np.uint8)
+    return np.asarray(np.rint(grey), np.float64)
+
+
+def _full_scale(mode: str, values: NDArray[Any], rules: list[str]) -> int:
+    """The value that is white, if that can be told; adds the rule that was used."""
+    low, high = float(values.min()), float(values.max())
+    if mode == "F":
+        if not (low >= 0 and high <= 1):  # also when one of them is NaN
+            raise UnusableImageError(NO_SCALE, f"floating point from {low:g} to {high:g}, not 0 to 1")
+        rules.append("floating point 0 to 1, times 255")
+        return 1
+    if low < 0 or high > SIXTEEN_BITS:
+        raise UnusableImageError(NO_SCALE, f"integers from {low:g} to {high:g}, not 0 to 65535")
+    full = next(most for most in (EIGHT_BITS, TWELVE_BITS, SIXTEEN_BITS) if high <= most)
+    rules.append(INTEGERS[full])
+    return full
 
 
 def _eight_bits(image: Image.Image, rules: list[str]) -> Image.Image:
