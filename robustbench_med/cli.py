@@ -357,9 +357,10 @@ def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
 def _train(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.training.recipe import train_config
     from robustbench_med.training.train import train
+    from robustbench_med.util.paths import user_path
 
     recipe = train_config(options.config)
-    out = Path(options.out or f"weights/{recipe.dataset}")
+    out = user_path(options.out or f"weights/{recipe.dataset}")
     trained = train(recipe, out, shlex.join(["robmed", *argv]), options.replace)
     print(f"weights {trained.weights}\ncard    {trained.card}")
 

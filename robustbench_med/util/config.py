@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.files import read_text
+from robustbench_med.util.paths import user_path
 
 T = TypeVar("T")
 
@@ -146,7 +147,7 @@ def find(kind: str, folder: str, name: str) -> Path:
         UserError: neither exists.
     """
     if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
+        path = user_path(name)
         if not path.exists():
             raise UserError(f"the {kind} config {name} does not exist")
         return path
