@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_med.util.arrays import read_npz
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import replacing
 
@@ -82,8 +81,7 @@ class Outcomes:
             UserError: the file is damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
+            arrays = read_npz(path)
             under = {
                 name: {k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{name}/")}
                 for name in GROUPS
@@ -99,8 +97,9 @@ class Outcomes:
                 seconds=float(arrays["seconds"]),
                 **under,
             )
-        except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f"{path} is damaged ({error}); delete its folder and run again") from error
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} is damaged ({reason}); delete its folder and run again") from error
 
     def take(self, index: NDArray[np.int64]) -> Outcomes:
         """The samples at ``index``, without pictures."""
