@@ -79,13 +79,14 @@ class Outcomes:
             UserError: the file is damaged.
         """
         try:
+            _refuse_bomb(path)
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             under = {
                 name: {k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{name}/")}
                 for name in GROUPS
             }
-            return cls(
+            found = cls(
                 ids=tuple(arrays["ids"].tolist()),
                 groups=tuple(arrays["groups"].tolist()),
                 batches=arrays["batches"],
@@ -95,8 +96,24 @@ class Outcomes:
                 seconds=float(arrays["seconds"]),
                 **under,
             )
+            found.require_consistent()
+            return found
         except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{path} is damaged ({error}); delete its folder and run again") from error
+
+    def require_consistent(self) -> None:
+        """Make sure that all is of the same samples.
+
+        Raises:
+            ValueError: what is not.
+        """
+        sizes = {"groups": len(self.groups), "batches": len(self.batches), "changed": len(self.changed)}
+        sizes |= {f"labels/{name}": len(labels) for name, labels in self.labels.items()}
+        for kind in ("clean", "adversarial", "choosing"):
+            sizes |= {f"{kind}/{name}": scores.shape[1] for name, scores in getattr(self, kind).items()}
+        odd = next((name for name, size in sizes.items() if size != len(self)), None)
+        if odd is not None or not self.labels.keys() == self.clean.keys() == self.adversarial.keys():
+            raise ValueError(f"{odd or 'labels'} and ids are not of the same samples")
 
     def take(self, index: NDArray[np.int64]) -> Outcomes:
         """The samples at ``index``, without pictures."""
@@ -116,6 +133,18 @@ class Outcomes:
             changed=self.changed[index],
             shown={},
         )
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Scores, labels and ids shrink a few times when they are packed.
+
+    Raises:
+        ValueError: far more comes out of the file than could have gone in.
+    """
+    with zipfile.ZipFile(path) as packed:
+        whole = sum(part.file_size for part in packed.infolist())
+    if whole > 100_000_000 + 100 * path.stat().st_size:
+        raise ValueError(f"{whole} bytes out of {path.stat().st_size}")
 
 
 def joined(parts: Sequence[Outcomes]) -> Outcomes:

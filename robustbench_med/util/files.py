@@ -40,7 +40,9 @@ def given_path(text: str | Path) -> Path:
         raise UserError("a path is empty; write it out, or leave its option away")
     try:
         path = Path(text).expanduser()
-        path.exists()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):  # it may be made, or is missed by who reads it
+        return path
     except RuntimeError as error:
         raise UserError(f"{text}: there is no such home folder; write the path out") from error
     except (OSError, ValueError) as error:
@@ -124,7 +126,7 @@ def locked(path: Path) -> Iterator[None]:
 
     with refusing(path):
         path = path.resolve() if path.is_symlink() else path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        require_writable(path.parent)
         whole = os.fsencode(path.name)
         name = path.name if len(whole) < 240 else hashlib.sha256(whole).hexdigest()
         lock = FileLock(path.with_name(f".{name}.lock"))
