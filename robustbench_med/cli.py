@@ -8,16 +8,15 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import given_path, refusal
-from robustbench_med.util.terminal import complain, lenient_streams, say
+from robustbench_med.util.terminal import Parser, complain, lenient_streams, say
 
 LISTS = ("models", "attacks", "defenses", "datasets", "recipes", "protocols", "suites")
 ATTACK_OPTIONS = ("steps", "step_size", "restarts", "loss", "keep", "random_start")
 
-FLAGS = {"--eps": "radius", "--radii": "radius", "--sigma": "standard deviation", "--margin": "share"}
 OPTION = "NAME=VALUE, such as size=64"
 ADDED = "put a defense (robmed list defenses) on top of the model's own; repeatable, in this order"
 
@@ -57,17 +56,8 @@ def _answer(options: argparse.Namespace, argv: Sequence[str]) -> int:
         return 130
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what it refuses in one line, as everything here does."""
-
-    def error(self, message: str) -> NoReturn:
-        """See ``ArgumentParser``."""
-        complain(f"{message}; see {self.prog} --help")
-        sys.exit(2)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="robmed", description="Robust accuracy of multimodal medical classifiers that can be trusted."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -192,9 +182,10 @@ def _console() -> Any:
 
 
 def _count_or_auto(text: str) -> int | str:
-    if text != "auto" and not text.lstrip("+-").isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor auto")
-    return text if text == "auto" else int(text)
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is neither a whole number nor auto") from error
 
 
 def _add_certify(parser: argparse.ArgumentParser) -> None:
@@ -259,8 +250,9 @@ def _curve(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
     from robustbench_med.reporting.curve import show
     from robustbench_med.studies.curve import epsilon_curve
+    from robustbench_med.util.fields import number
 
-    radii = [_radius(text, "--radii") for text in options.radii.split(",")] if options.radii else []
+    radii = [number(text, "--radii") for text in options.radii.split(",")] if options.radii else []
     if options.eps and "=" not in options.eps:
         raise UserError("--eps: a curve has several radii; say --radii 1/255,2/255")
     curve, folder = epsilon_curve(_run_config(options), radii, options.audit)
@@ -308,8 +300,9 @@ def _compare(options: argparse.Namespace, argv: Sequence[str]) -> int:
     from robustbench_med.measure.compare import MARGIN
     from robustbench_med.reporting.comparison import show
     from robustbench_med.studies.compare import compare_runs
+    from robustbench_med.util.fields import number
 
-    margin = _radius(options.margin, "--margin") if options.margin else MARGIN
+    margin = number(options.margin, "--margin") if options.margin else MARGIN
     found = compare_runs(options.baseline, options.new, margin)
     show(found, _console(), options.gate)
     return 1 if options.gate and found.complaints else 0
@@ -324,7 +317,9 @@ def _board(options: argparse.Namespace, argv: Sequence[str]) -> None:
     path = given_path(options.csv)
     if not path.exists():
         raise UserError(f"{path} does not exist; robmed run writes runs/leaderboard.csv")
-    show(boards(read(path)))
+    if not (rows := read(path)):
+        raise UserError(f"{path} has no rows; robmed run appends them")
+    show(boards(rows))
 
 
 def _net_options(flags: dict[str, Any]) -> dict[str, Any]:
@@ -338,6 +333,7 @@ def _net_options(flags: dict[str, Any]) -> dict[str, Any]:
 def _run_config(options: argparse.Namespace) -> Any:
     from robustbench_med.evaluation.prepare import RunConfig
     from robustbench_med.util.config import build, find, pairs, read_yaml, scalar
+    from robustbench_med.util.fields import named_numbers
 
     values = read_yaml(find("protocol", "protocols", options.config)) if options.config else {}
     other = ("command", "config", "audit", "radii")
@@ -354,7 +350,7 @@ def _run_config(options: argparse.Namespace) -> Any:
     attack_options = {**given, **own, **{name: scalar(value) for name, value in further.items()}}
     flags |= _net_options(flags)
     if "eps" in flags:
-        flags["eps"] = _radii(flags["eps"])
+        flags["eps"] = named_numbers(flags["eps"], "--eps")
     if "modality" in flags:
         flags["modality"] = tuple(flags["modality"].split(","))
     merged = {**values, **flags, "attack_options": attack_options}
@@ -364,39 +360,18 @@ def _run_config(options: argparse.Namespace) -> Any:
     return build(RunConfig, merged, options.config or "robmed run")
 
 
-def _radii(text: str, flag: str = "--eps") -> float | dict[str, float]:
-    """ "4/255" or "mr=4/255,ct=2/255"."""
-    if "=" not in text:
-        return _radius(text, flag)
-    found: dict[str, float] = {}
-    for name, _, value in (part.partition("=") for part in text.split(",")):
-        radius = _radius(value, flag)
-        if found.setdefault(name.strip(), radius) != radius:
-            raise UserError(f"{flag}: {name.strip()!r} is given twice; drop one")
-    return found
-
-
-def _radius(text: str, flag: str) -> float:
-    from robustbench_med.util.fields import fraction
-
-    try:
-        return float(fraction(text.strip()))  # type: ignore[arg-type]
-    except (ValueError, TypeError) as error:
-        example = "write 4/255 or name=4/255,name=2/255"
-        raise UserError(f"{flag}: {text!r} is not a {FLAGS[flag]}; {example}") from error
-
-
 def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
     from robustbench_med.reporting.certificate import show
     from robustbench_med.studies.certify import CertifyConfig, certify
     from robustbench_med.util.config import build
+    from robustbench_med.util.fields import named_numbers, number
 
     flags = {k: v for k, v in vars(options).items() if v is not None and k != "command"}
     flags |= _net_options(flags)
-    flags["sigma"] = _radii(flags["sigma"], "--sigma")
+    flags["sigma"] = named_numbers(flags["sigma"], "--sigma")
     if "radii" in flags:
-        flags["radii"] = tuple(_radius(text, "--radii") for text in flags["radii"].split(","))
+        flags["radii"] = tuple(number(text, "--radii") for text in flags["radii"].split(","))
     result = certify(build(CertifyConfig, flags, "robmed certify"))
     console = _console()
     show(result.record, console)

@@ -86,7 +86,7 @@ class Outcomes:
                 name: {k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{name}/")}
                 for name in GROUPS
             }
-            return cls(
+            found = cls(
                 ids=tuple(arrays["ids"].tolist()),
                 groups=tuple(arrays["groups"].tolist()),
                 batches=arrays["batches"],
@@ -97,9 +97,26 @@ class Outcomes:
                 seconds=float(arrays["seconds"]),
                 **under,
             )
+            found.require_consistent()
+            return found
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path} is damaged ({reason}); delete its folder and run again") from error
+
+    def require_consistent(self) -> None:
+        """Make sure that all is of the same samples.
+
+        Raises:
+            ValueError: what is not.
+        """
+        sizes = {"groups": len(self.groups), "batches": len(self.batches), "changed": len(self.changed)}
+        sizes["gave_up"] = len(self.gave_up)
+        sizes |= {f"labels/{name}": len(labels) for name, labels in self.labels.items()}
+        for kind in ("clean", "adversarial", "choosing"):
+            sizes |= {f"{kind}/{name}": scores.shape[1] for name, scores in getattr(self, kind).items()}
+        odd = next((name for name, size in sizes.items() if size != len(self)), None)
+        if odd is not None or not self.labels.keys() == self.clean.keys() == self.adversarial.keys():
+            raise ValueError(f"{odd or 'labels'} and ids are not of the same samples")
 
     def take(self, index: NDArray[np.int64]) -> Outcomes:
         """The samples at ``index``, without pictures."""
