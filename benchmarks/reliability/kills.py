@@ -19,13 +19,12 @@ import numpy as np
 
 from benchmarks.reliability.case import Result, command_of
 from benchmarks.reliability.process import Finished, begin, execute, finish
-from benchmarks.reliability.sound import CERTIFY, RECIPE, lay_out
+from benchmarks.reliability.sound import CERTIFY, lay_out
 from benchmarks.reliability.verdict import unreadable
 
 SLOW = 60.0  # seconds of processor time, as these commands do more
 TIMES = ("started", "seconds", "history_seconds")  # fields that differ between two equal runs
 LONG = ("--model", "concat", "--dataset", "pair", "--samples", "12", "--batch-size", "2", "--out", "out")
-LONG_RECIPE = RECIPE.replace("epochs: 1", "epochs: 6").replace("batch_size: 12", "batch_size: 4")
 ENTRY = "  - {{protocol: {0}, audit: '', samples: 8, batch_size: 2, title: {1}}}\n"
 LONG_SUITE = "title: Q\ndatasets: [pair]\nmodels: [concat]\nruns:\n"
 LONG_SUITE += ENTRY.format("protocol.yaml", "one") + ENTRY.format("random.yaml", "two")
@@ -55,7 +54,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "modalities": Scenario(("modalities", *LONG, "--attack", "pgd", "--steps", "2"), NEEDS),
     "suite": Scenario(("suite", "long-suite.yaml", "--out", "out"), NEEDS),
     "certify": Scenario(("certify", *CERTIFYING), NEEDS),
-    "train": Scenario(("train", "long.yaml", "--out", "out"), ()),
+    "train": Scenario(("train", "long.yaml", "--out", "out"), ("long.yaml",)),
     "import": Scenario(("data", "import", "mri-ct", "--from", "slices", "--option", "size=28"), ("slices",)),
     "import-again": Scenario(
         ("data", "import", "milk10k", "--from", "milk", "--option", "size=32"),
@@ -172,7 +171,6 @@ def _laid_out(members: tuple[str, ...], root: Path) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="kill-", dir=root.parent)).resolve()
     lay_out(root, tuple(dict.fromkeys(need for name in members for need in SCENARIOS[name].needs)), folder)
     (folder / "home").mkdir(exist_ok=True)
-    (folder / "long.yaml").write_text(LONG_RECIPE, "utf-8")
     (folder / "long-suite.yaml").write_text(LONG_SUITE, "utf-8")
     return folder
 
