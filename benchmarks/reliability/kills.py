@@ -24,7 +24,7 @@ from benchmarks.reliability.verdict import unreadable
 
 SLOW = 60.0  # seconds of processor time, as these commands do more
 TIMES = ("started", "seconds", "history_seconds")  # fields that differ between two equal runs
-LONG = ("--model", "concat", "--dataset", "pair", "--samples", "12", "--batch-size", "2", "--out", "out")
+LONG = ("--model", "concat", "--dataset", "pair", "--samples", "8", "--batch-size", "2", "--out", "out")
 ENTRY = "  - {{protocol: {0}, audit: '', samples: 8, batch_size: 2, title: {1}}}\n"
 LONG_SUITE = "title: Q\ndatasets: [pair]\nmodels: [concat]\nruns:\n"
 LONG_SUITE += ENTRY.format("protocol.yaml", "one") + ENTRY.format("random.yaml", "two")
@@ -46,9 +46,9 @@ class Scenario:
 NEEDS = ("weights/pair", "protocol.yaml", "random.yaml", "audit.yaml")
 SCENARIOS: Mapping[str, Scenario] = {
     "run": Scenario(("run", *LONG, "--attack", "pgd", "--steps", "4"), NEEDS),
-    "worst": Scenario(("run", *LONG, "--attack", "fgsm,pgd", "--option", "loss=margin"), NEEDS),
+    "worst": Scenario(("run", *LONG, "--attack", "fgsm,pgd", "--steps", "2"), NEEDS),
     "random": Scenario(("run", "random.yaml", "--out", "out"), NEEDS),
-    "auto": Scenario(("run", "random.yaml", "--eot", "auto", "--out", "out"), NEEDS),
+    "auto": Scenario(("run", "random.yaml", "--eot", "auto", "--samples", "4", "--out", "out"), NEEDS),
     "audit": Scenario(("audit", *LONG, "--attack", "pgd", "--audit", "audit.yaml"), NEEDS),
     "curve": Scenario(("curve", *LONG, "--attack", "pgd", "--steps", "2", "--radii", "1/255,4/255"), NEEDS),
     "modalities": Scenario(("modalities", *LONG, "--attack", "pgd", "--steps", "2"), NEEDS),
