@@ -23,7 +23,8 @@ from benchmarks.reliability.sound import CERTIFY, lay_out
 from benchmarks.reliability.verdict import unreadable
 
 SLOW = 60.0  # seconds of processor time, as these commands do more
-TIMES = ("started", "seconds", "history_seconds")  # fields that differ between two equal runs
+# Fields that differ between two equal runs: times, and the checkout, which may change meanwhile.
+VARYING = ("started", "seconds", "commit", "dirty")
 LONG = ("--model", "concat", "--dataset", "pair", "--samples", "8", "--batch-size", "2", "--out", "out")
 ENTRY = "  - {{protocol: {0}, audit: '', samples: 8, batch_size: 2, title: {1}}}\n"
 LONG_SUITE = "title: Q\ndatasets: [pair]\nmodels: [concat]\nruns:\n"
@@ -203,7 +204,7 @@ def _content(path: Path) -> Any:
             return {name: stored[name].tobytes() for name in stored.files if name != "seconds"}
     if path.suffix == ".csv" and "home" not in path.parts:
         with path.open(encoding="utf-8", newline="") as stream:
-            rows = [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(stream)]
+            rows = [{k: v for k, v in row.items() if k not in VARYING} for row in csv.DictReader(stream)]
         return Counter(json.dumps(row) for row in rows)
     if path.suffix == ".png":
         return path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -212,7 +213,7 @@ def _content(path: Path) -> Any:
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _timeless(each) for key, each in value.items() if key not in TIMES}
+        return {key: _timeless(each) for key, each in value.items() if key not in VARYING}
     return [_timeless(each) for each in value] if isinstance(value, list) else value
 
 
