@@ -45,7 +45,8 @@ class Conditions:
         encoding: of standard output and error.
         own_process: in a new interpreter, for what is decided when it starts.
         most_bytes: no file can grow beyond it, as on a full disk; None for no limit.
-        as_nobody: without the rights of root (as it is, for anybody else).
+        without_rights: the modes of files count, as they do for anybody but root.
+        nameless: as a user whom the machine does not know and who has no home (where root runs this).
         plugins: a folder that is searched for installed packages too.
     """
 
@@ -53,7 +54,8 @@ class Conditions:
     encoding: str = "utf-8"
     own_process: bool = False
     most_bytes: int | None = None
-    as_nobody: bool = False
+    without_rights: bool = False
+    nameless: bool = False
     plugins: str | None = None
 
 
