@@ -7,6 +7,7 @@ import errno
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -98,7 +99,7 @@ def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
     add("--model", help="name (robmed list models) or YAML file")
     add("--attack", help="name (robmed list attacks), library:Class for an adapter, or several with commas")
     add("--defense", action="append", dest="defenses", metavar="NAME:OPTION=VALUE,…", help=ADDED)
-    add("--dataset", help="data set (robmed list datasets); default phantom, synthetic and built in")
+    _add_dataset(parser, "data set (robmed list datasets) or path; default phantom, synthetic and built in")
     add("--weights", help="safetensors file; default: the shipped weights of this model and data set")
     add("--eps", help="radius of every attacked modality, or name=radius,…; default 4/255 (tables 0.1)")
     add("--norm", help="linf (default), l2, or l2-joint: one ball for all attacked modalities together")
@@ -136,6 +137,16 @@ def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
         help="run every check of an audit: default, quick, or a YAML file (robmed audit)",
     )
     parser.set_defaults(command=_run)
+
+
+def _add_dataset(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--dataset", "--data", metavar="NAME|PATH", help=f"{what}; see docs/data.md")
+    parser.add_argument(
+        "--with",
+        dest="joined_with",
+        metavar="NAME|PATH",
+        help="join a second data set to it by index (unpaired)",
+    )
 
 
 def _add_curve(parser: argparse.ArgumentParser) -> None:
@@ -191,7 +202,7 @@ def _add_certify(parser: argparse.ArgumentParser) -> None:
     add("--model", required=True, help="name (robmed list models) or YAML file")
     add("--sigma", required=True, help="noise in units of the modality, or name=sigma,… by modality")
     add("--defense", action="append", dest="defenses", metavar="NAME:OPTION=VALUE,…", help=ADDED)
-    add("--dataset", help="data set (robmed list datasets); default phantom, synthetic and built in")
+    _add_dataset(parser, "data set (robmed list datasets) or path; default phantom, synthetic and built in")
     add("--weights", help="safetensors file; default: the shipped weights of this model and data set")
     add("--n0", type=int, help="noisy copies to guess the answer from; default 100")
     add("--n", type=int, help="fresh copies to test the guess on; default 1000")
@@ -211,15 +222,28 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="", help="train this one (name or YAML) instead of the recipe's own"
     )
+    _add_dataset(parser, "train on this data set or path instead of the recipe's")
     parser.add_argument("--out", help="folder of weights and model card; default weights/DATASET")
     parser.add_argument("--replace", action="store_true", help="write over weights of another recipe")
     parser.set_defaults(command=_train)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
-    importer = parser.add_subparsers(required=True, metavar="ACTION").add_parser(
-        "import", help="read a publisher's download into a compact local copy"
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    checker = actions.add_parser(
+        "check", help="say what in a data set would make a number on it mean nothing"
     )
+    checker.add_argument(
+        "name", metavar="NAME|PATH", help="data set, or path to your own data (docs/data.md)"
+    )
+    checker.add_argument("--picture", type=Path, help="examples as PNG; default data-check/NAME.png")
+    checker.set_defaults(command=_check_data)
+    adder = actions.add_parser("add", help="keep a copy of your own data under a name")
+    adder.add_argument("name", help="what --dataset is to call it")
+    adder.add_argument("path", help="folder of classes, CSV, npz, npy or dataset.yaml (docs/data.md)")
+    adder.add_argument("--with", dest="joined_with", metavar="NAME|PATH", help="join a second data set to it")
+    adder.set_defaults(command=_add_own)
+    importer = actions.add_parser("import", help="read a publisher's download into a compact local copy")
     importer.add_argument("name", help="data set (robmed list datasets)")
     importer.add_argument("--from", dest="source", required=True, type=Path, help="the download's folder")
     importer.add_argument(
@@ -322,6 +346,7 @@ def _run_config(options: argparse.Namespace) -> Any:
     values = read_yaml(find("protocol", "protocols", options.config)) if options.config else {}
     other = ("command", "config", "audit", "radii")
     flags = {k: v for k, v in vars(options).items() if v is not None and k not in other}
+    _join(flags, values.get("dataset"))
     given = values.get("attack_options") or {}
     if not isinstance(given, dict):
         raise UserError(f"{options.config}: attack_options must be a mapping, not {type(given).__name__}")
@@ -341,6 +366,19 @@ def _run_config(options: argparse.Namespace) -> Any:
         if name not in merged:
             raise UserError(f"--{name} is missing; see what there is with: robmed list {name}s")
     return build(RunConfig, merged, options.config or "robmed run")
+
+
+def _join(flags: dict[str, Any], otherwise: str | None = None) -> None:
+    """Put the second data set of --with behind the first."""
+    second = flags.pop("joined_with", None)
+    if second is None:
+        return
+    first = flags.get("dataset") or otherwise
+    if first is None:
+        raise UserError("--with joins a second data set to the one of --data; give that, too")
+    from robustbench_med.data.joined import JOINED_BY
+
+    flags["dataset"] = f"{first}{JOINED_BY}{second}"
 
 
 def _radii(text: str, flag: str = "--eps") -> float | dict[str, float]:
@@ -372,6 +410,7 @@ def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.util.config import build
 
     flags = {k: v for k, v in vars(options).items() if v is not None and k != "command"}
+    _join(flags)
     flags["sigma"] = _radii(flags["sigma"], "--sigma")
     if "radii" in flags:
         flags["radii"] = tuple(_radius(text, "--radii") for text in flags["radii"].split(","))
@@ -384,11 +423,15 @@ def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 
 def _train(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    from robustbench_med.data.catalog import short_name
     from robustbench_med.training.recipe import train_config
     from robustbench_med.training.train import train
 
     recipe = train_config(options.config, options.model)
-    out = given_path(options.out or f"weights/{recipe.dataset}")
+    chosen = {k: v for k, v in vars(options).items() if k in ("dataset", "joined_with") and v is not None}
+    _join(chosen, recipe.dataset)
+    recipe = replace(recipe, **chosen)
+    out = given_path(options.out or f"weights/{short_name(recipe.dataset)}")
     trained = train(recipe, out, shlex.join(["robmed", *argv]), options.replace)
     say(f"weights {trained.weights}")
     say(f"card    {trained.card}")
@@ -402,12 +445,38 @@ def _import(options: argparse.Namespace, argv: Sequence[str]) -> None:
     report = import_dataset(
         options.name, given_path(options.source), **pairs(options.option, "--option", OPTION)
     )
-    say(f"{options.name}: imported into {report.folder}")
-    for name, count in report.counts.items():
-        say(f"  {name}: {count}")
+    _show_import(options.name, report, "imported into", "split sha256")
+
+
+def _show_import(name: str, report: Any, done: str, hashed: str) -> None:
+    say(f"{name}: {done} {report.folder}")
+    for each, count in report.counts.items():
+        say(f"  {each}: {count}")
     for line in report.left_out:
         say(f"  {line}")
-    say(f"  split sha256 {report.manifest_sha256}")
+    say(f"  {hashed} {report.manifest_sha256}")
+
+
+def _check_data(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    del argv
+    from robustbench_med.reporting.datacheck import show
+    from robustbench_med.studies.check import check_data
+
+    found, picture = check_data(options.name, options.picture)
+    show(found, _console())
+    if picture is not None:
+        say()
+        say(f"picture {picture}")
+    return 1 if found.meaningless else 0
+
+
+def _add_own(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    from robustbench_med.data.catalog import add_dataset
+
+    flags = {"dataset": options.path, "joined_with": options.joined_with}
+    _join(flags)
+    _show_import(options.name, add_dataset(options.name, flags["dataset"]), "added to", "test fingerprint")
 
 
 def _list(options: argparse.Namespace, argv: Sequence[str]) -> None:

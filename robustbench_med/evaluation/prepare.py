@@ -41,7 +41,8 @@ class RunConfig:
     Attributes:
         model: a model's name or config path.
         attack: a name, or "library:Class" for an adapter; ``run_all`` takes several, with commas.
-        dataset: a data set's name.
+        dataset: a data set's name, or a path to somebody's own data (docs/data.md); two with " + " between
+            are joined by index.
         weights: a safetensors file; the shipped weights of (model, data set) when not given.
         eps: radius of every attacked modality, or of each by name, in units of the modality (a share of the
             range; of a table, standard deviations); by default 4/255, MAIL's release, and 0.1 for tables.

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from robustbench_med.api.data import DatasetInfo
 from robustbench_med.api.model import FusionModel
-from robustbench_med.data.catalog import load_dataset
+from robustbench_med.data.catalog import load_dataset, short_name
 from robustbench_med.models.named import DefenseConfig, ModelConfig, build_model, is_path, model_config
 from robustbench_med.models.weights import (
     config_from_card,
@@ -70,7 +70,7 @@ def load_model(
         UserError: unknown model or defense, missing or foreign weights.
     """
     named = model_config(model)
-    path = given_path(weights) if weights else default_weights(named.name, dataset)
+    path = given_path(weights) if weights else default_weights(named.name, short_name(dataset))
     card = read_card(path)
     config = named if is_path(model) or not card else config_from_card(card, str(path.with_suffix(".json")))
     if config.name != named.name:
