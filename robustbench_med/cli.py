@@ -7,6 +7,7 @@ import errno
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
     add("--model", help="name (robmed list models), YAML file, or your own: file.py:make, net.ts")
     add("--attack", help="name (robmed list attacks), library:Class for an adapter, or several with commas")
     add("--defense", action="append", dest="defenses", metavar="NAME:OPTION=VALUE,…", help=ADDED)
-    add("--dataset", help="data set (robmed list datasets); default phantom, synthetic and built in")
+    _add_dataset(parser, "data set (robmed list datasets) or path; default phantom, synthetic and built in")
     add("--weights", help="safetensors or .pt file; default: the shipped ones of this model and data set")
     _add_net(add)
     add("--eps", help="radius of every attacked modality, or name=radius,…; default 4/255 (tables 0.1)")
@@ -136,6 +137,16 @@ def _add_net(add: Callable[..., Any]) -> None:
     add("--normalize", metavar="mean=…,std=…", help="what your net wants its inputs normalised with")
     add(
         "--mode", choices=("eval", "as-given"), help="put your net into evaluation mode, or leave it as it is"
+    )
+
+
+def _add_dataset(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--dataset", "--data", metavar="NAME|PATH", help=f"{what}; see docs/data.md")
+    parser.add_argument(
+        "--with",
+        dest="joined_with",
+        metavar="NAME|PATH",
+        help="join a second data set to it by index (unpaired)",
     )
 
 
@@ -193,7 +204,7 @@ def _add_certify(parser: argparse.ArgumentParser) -> None:
     add("--model", required=True, help="name (robmed list models), YAML file, or your own: file.py:make")
     add("--sigma", required=True, help="noise in units of the modality, or name=sigma,… by modality")
     add("--defense", action="append", dest="defenses", metavar="NAME:OPTION=VALUE,…", help=ADDED)
-    add("--dataset", help="data set (robmed list datasets); default phantom, synthetic and built in")
+    _add_dataset(parser, "data set (robmed list datasets) or path; default phantom, synthetic and built in")
     add("--weights", help="safetensors or .pt file; default: the shipped ones of this model and data set")
     _add_net(add)
     add("--n0", type=int, help="noisy copies to guess the answer from; default 100")
@@ -214,15 +225,28 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="", help="train this one (name or YAML) instead of the recipe's own"
     )
+    _add_dataset(parser, "train on this data set or path instead of the recipe's")
     parser.add_argument("--out", help="folder of weights and model card; default weights/DATASET")
     parser.add_argument("--replace", action="store_true", help="write over weights of another recipe")
     parser.set_defaults(command=_train)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
-    importer = parser.add_subparsers(required=True, metavar="ACTION").add_parser(
-        "import", help="read a publisher's download into a compact local copy"
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    checker = actions.add_parser(
+        "check", help="say what in a data set would make a number on it mean nothing"
     )
+    checker.add_argument(
+        "name", metavar="NAME|PATH", help="data set, or path to your own data (docs/data.md)"
+    )
+    checker.add_argument("--picture", type=Path, help="examples as PNG; default data-check/NAME.png")
+    checker.set_defaults(command=_check_data)
+    adder = actions.add_parser("add", help="keep a copy of your own data under a name")
+    adder.add_argument("name", help="what --dataset is to call it")
+    adder.add_argument("path", help="folder of classes, CSV, npz, npy or dataset.yaml (docs/data.md)")
+    adder.add_argument("--with", dest="joined_with", metavar="NAME|PATH", help="join a second data set to it")
+    adder.set_defaults(command=_add_own)
+    importer = actions.add_parser("import", help="read a publisher's download into a compact local copy")
     importer.add_argument("name", help="data set (robmed list datasets)")
     importer.add_argument("--from", dest="source", required=True, type=Path, help="the download's folder")
     importer.add_argument(
@@ -338,6 +362,7 @@ def _run_config(options: argparse.Namespace) -> Any:
     values = read_yaml(find("protocol", "protocols", options.config)) if options.config else {}
     other = ("command", "config", "audit", "radii")
     flags = {k: v for k, v in vars(options).items() if v is not None and k not in other}
+    _join(flags, values.get("dataset"))
     given = values.get("attack_options") or {}
     if not isinstance(given, dict):
         raise UserError(f"{options.config}: attack_options must be a mapping, not {type(given).__name__}")
@@ -360,6 +385,19 @@ def _run_config(options: argparse.Namespace) -> Any:
     return build(RunConfig, merged, options.config or "robmed run")
 
 
+def _join(flags: dict[str, Any], otherwise: str | None = None) -> None:
+    """Put the second data set of --with behind the first."""
+    second = flags.pop("joined_with", None)
+    if second is None:
+        return
+    first = flags.get("dataset") or otherwise
+    if first is None:
+        raise UserError("--with joins a second data set to the one of --data; give that, too")
+    from robustbench_med.data.joined import JOINED_BY
+
+    flags["dataset"] = f"{first}{JOINED_BY}{second}"
+
+
 def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
     from robustbench_med.reporting.certificate import show
@@ -368,6 +406,7 @@ def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.util.fields import named_numbers, number
 
     flags = {k: v for k, v in vars(options).items() if v is not None and k != "command"}
+    _join(flags)
     flags |= _net_options(flags)
     flags["sigma"] = named_numbers(flags["sigma"], "--sigma")
     if "radii" in flags:
@@ -381,11 +420,15 @@ def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 
 def _train(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    from robustbench_med.data.catalog import short_name
     from robustbench_med.training.recipe import train_config
     from robustbench_med.training.train import train
 
     recipe = train_config(options.config, options.model)
-    out = given_path(options.out or f"weights/{recipe.dataset}")
+    chosen = {k: v for k, v in vars(options).items() if k in ("dataset", "joined_with") and v is not None}
+    _join(chosen, recipe.dataset)
+    recipe = replace(recipe, **chosen)
+    out = given_path(options.out or f"weights/{short_name(recipe.dataset)}")
     trained = train(recipe, out, shlex.join(["robmed", *argv]), options.replace)
     say(f"weights {trained.weights}")
     say(f"card    {trained.card}")
@@ -399,12 +442,38 @@ def _import(options: argparse.Namespace, argv: Sequence[str]) -> None:
     report = import_dataset(
         options.name, given_path(options.source), **pairs(options.option, "--option", OPTION)
     )
-    say(f"{options.name}: imported into {report.folder}")
-    for name, count in report.counts.items():
-        say(f"  {name}: {count}")
+    _show_import(options.name, report, "imported into", "split sha256")
+
+
+def _show_import(name: str, report: Any, done: str, hashed: str) -> None:
+    say(f"{name}: {done} {report.folder}")
+    for each, count in report.counts.items():
+        say(f"  {each}: {count}")
     for line in report.left_out:
         say(f"  {line}")
-    say(f"  split sha256 {report.manifest_sha256}")
+    say(f"  {hashed} {report.manifest_sha256}")
+
+
+def _check_data(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    del argv
+    from robustbench_med.reporting.datacheck import show
+    from robustbench_med.studies.check import check_data
+
+    found, picture = check_data(options.name, options.picture)
+    show(found, _console())
+    if picture is not None:
+        say()
+        say(f"picture {picture}")
+    return 1 if found.meaningless else 0
+
+
+def _add_own(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    from robustbench_med.data.catalog import add_dataset
+
+    flags = {"dataset": options.path, "joined_with": options.joined_with}
+    _join(flags)
+    _show_import(options.name, add_dataset(options.name, flags["dataset"]), "added to", "test fingerprint")
 
 
 def _list(options: argparse.Namespace, argv: Sequence[str]) -> None:

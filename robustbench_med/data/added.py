@@ -1,7 +1,7 @@
 """Somebody's own data kept under a name: ``robmed data add NAME PATH``.
 
 ``$ROBMED_HOME/datasets/<name>/`` holds ``added.json`` (what the data set is, ids, groups, labels and the
-fingerprint of each split) and ``<split>-<modality>.npy``.
+fingerprint of each split), ``<split>-<modality>.npy``, and of a joined set ``<split>-manifest.csv``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from robustbench_med.api.data import SPLITS, DatasetInfo, DataSource, ImportRepo
 from robustbench_med.api.heads import Binary, Head, MultiLabel, SingleLabel
 from robustbench_med.data.store import dataset_folder, home
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import read_json, replacing_folder, write_json
+from robustbench_med.util.files import read_json, replacing_folder, write_json, write_text
 
 FILE: Final = "added.json"
 FORMAT_VERSION: Final = 1
@@ -116,6 +116,8 @@ def add(name: str, source: DataSource, taken: bool = False) -> ImportReport:
             for modality in part.info.modalities:
                 values = part.arrays[modality.name][part.rows[modality.name]]
                 np.save(building / _array_file(split, modality.name), values, allow_pickle=False)
+            if hasattr(source, "manifest"):  # of a joined set: who was paired with whom
+                write_text(building / f"{split}-manifest.csv", source.manifest(split))
         content = {
             "format_version": FORMAT_VERSION,
             "info": _info_record(name, info),

@@ -8,7 +8,7 @@ from typing import Any
 
 from robustbench_med.api.data import SPLITS, DataSource, ImportReport, Split
 from robustbench_med.api.registry import Registry
-from robustbench_med.data.added import Added, added_names, is_added
+from robustbench_med.data.added import Added, add, added_names, is_added
 from robustbench_med.data.given import given_source, is_given, last_part
 from robustbench_med.data.joined import JOINED_BY, Joined
 from robustbench_med.util.errors import UserError, unknown
@@ -41,13 +41,24 @@ def source(name: str) -> DataSource:
     if name in SOURCES.entries():
         return SOURCES.get(name)()
     first, plus, second = name.partition(JOINED_BY)
-    if plus and not Path(name).exists():
+    if plus and not given_path(name).exists():
         return Joined(source(first), source(second))
     if is_added(name):
         return Added(name)
-    if is_given(name):
-        return given_source(name)
-    raise unknown(SOURCES.kind, name, [*SOURCES.entries(), *added_names()])
+    require_dataset(name)
+    return given_source(name)
+
+
+def require_dataset(name: str) -> None:
+    """Make sure that a name may be a data set, whether or not its data is at hand.
+
+    Raises:
+        UserError: neither a name nor a path.
+    """
+    known = [*SOURCES.entries(), *added_names()]
+    for part in [name] if name in known or given_path(name).exists() else name.split(JOINED_BY):
+        if part not in known and not is_given(part):
+            raise unknown(SOURCES.kind, part, known)
 
 
 def short_name(name: str) -> str:
@@ -56,6 +67,18 @@ def short_name(name: str) -> str:
         return name
     parts = [last_part(part) if is_given(part) else part for part in name.split(JOINED_BY)]
     return "+".join(parts)
+
+
+def add_dataset(name: str, given: str) -> ImportReport:
+    """Keep a copy of somebody's own data under a name that ``load_dataset`` then finds.
+
+    Args:
+        given: see ``load_dataset``.
+
+    Raises:
+        UserError: the name is taken or cannot be used, or the data cannot be read.
+    """
+    return add(name, source(given), taken=name in SOURCES.entries())
 
 
 def import_dataset(name: str, source: Path, /, **options: Any) -> ImportReport:

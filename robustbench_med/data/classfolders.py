@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from robustbench_med.api.heads import SingleLabel
+from robustbench_med.data.decoding import UnusableImageError
 from robustbench_med.data.described import FILE, Description
 from robustbench_med.data.files import is_picture
 from robustbench_med.data.folders import is_junk, printable
@@ -141,12 +142,19 @@ def _groups(
         return tuple(printable(path.parent.name) for path in paths), ()
     scans = [path for path in paths if is_medical(path) and not is_nifti(path)]
     if scans and len(scans) == len(paths):
-        patients = tuple(map(patient_of, paths))
+        patients = tuple(map(_patient, scans))
         if all(patients):
             return patients, (
                 f"groups: {len(set(patients))} patients by their ids in the DICOM files (hashed)",
             )
     return tuple(_name(path, root) for path in paths), ()
+
+
+def _patient(path: Path) -> str:
+    try:
+        return patient_of(path)
+    except UnusableImageError:  # which is said when the file is read
+        return ""
 
 
 def _pictures(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from robustbench_med.data.classfolders import has_classes, list_classes
+from robustbench_med.data.classfolders import BY_FOLDER, has_classes, list_classes
 from robustbench_med.data.described import FILE, Description, described
 from robustbench_med.data.folders import is_junk
 from robustbench_med.data.listing import ListedSource
@@ -59,7 +59,7 @@ def last_part(text: str) -> str:
 
 def _opened(folder: Path, told: Description, source: Path) -> ListedSource | ArraySource:
     """The data of a folder, as a description or the folder itself says."""
-    data = folder / told.file if told.file else _only_one(folder)
+    data = folder / told.file if told.file else _only_one(folder, told)
     if not data.exists():
         raise UserError(f"{source}: there is no {told.file!r} beside it; mend file:")
     name = told.name or last_part(str(data if told.file and data.is_file() else folder))
@@ -79,7 +79,7 @@ def _opened(folder: Path, told: Description, source: Path) -> ListedSource | Arr
     )
 
 
-def _only_one(folder: Path) -> Path:
+def _only_one(folder: Path, told: Description) -> Path:
     """What of a folder is its data: class folders, or the only table or archive in it.
 
     Raises:
@@ -87,7 +87,11 @@ def _only_one(folder: Path) -> Path:
     """
     names = [each for each in sorted(folder.iterdir()) if each.is_file() and not is_junk(each.name)]
     files = [each for each in names if each.suffix.lower() in (".csv", ".tsv", ".npz")]
-    found = [*files, *([folder] if has_classes(folder) else []), *([folder] if _npy(folder) else [])]
+    found = [*files, *([folder] if _npy(folder) else [])]
+    columns = told.columns() - {BY_FOLDER}
+    # Folders of images look like classes; a description that names columns speaks of a table.
+    if not (columns and found) and has_classes(folder):
+        found.append(folder)
     if len(found) > 1:
         shown = few([each.name if each.is_file() else "class folders or npy files" for each in found])
         raise UserError(

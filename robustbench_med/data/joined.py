@@ -43,14 +43,24 @@ class Joined(DataSource):
         Raises:
             UserError: either has none.
         """
+        return self._joined(split)[0]
+
+    def manifest(self, split: str) -> str:
+        """The pairs of a split as CSV, as splits are published: ids of both halves, and labels."""
+        return self._joined(split)[1]
+
+    def _joined(self, split: str) -> tuple[Split, str]:
         return joined(self.first.load(split).validate(), self.second.load(split).validate())
 
 
-def joined(first: Split, second: Split) -> Split:
+def joined(first: Split, second: Split) -> tuple[Split, str]:
     """Two splits of one name joined by index; what both call alike gets the data set's name in front.
 
     In "train" the smaller one is recycled until every sample of the larger one is used once; elsewhere no
     sample is used twice.
+
+    Returns:
+        The joined split, and its manifest.
     """
     parts = [_renamed(one, other) for one, other in ((first, second), (second, first))]
     count = max(map(len, parts)) if first.name == "train" else min(map(len, parts))
@@ -92,13 +102,12 @@ def joined(first: Split, second: Split) -> Split:
         ids=ids,
         groups=_groups(parts, chosen, ids),
     )
-    text = manifest_of(whole, parts, chosen)
+    text = _manifest(whole, parts, chosen)
     said = f"Pairs: manifest of this split has sha256 {splits.manifest_hash(text)[:16]}."
-    return replace(whole, info=replace(info, caveats=(*info.caveats, said)))
+    return replace(whole, info=replace(info, caveats=tuple(dict.fromkeys((*info.caveats, said))))), text
 
 
-def manifest_of(whole: Split, parts: list[Split], chosen: list[NDArray[np.int64]]) -> str:
-    """The pairs in the form in which a split is published: ids of both halves and their labels."""
+def _manifest(whole: Split, parts: list[Split], chosen: list[NDArray[np.int64]]) -> str:
     samples = []
     for number, sample_id in enumerate(whole.ids):
         labels = {head.name: _label(whole, head.name, number) for head in whole.info.heads}

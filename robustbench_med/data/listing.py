@@ -25,6 +25,9 @@ SPLIT_WORDS: Final[Mapping[str, str]] = {
 """How people call the splits, in lower case."""
 
 
+NO_PATIENTS: Final = "No patients are named: every sample counts as a patient of its own."
+
+
 @dataclass(frozen=True)
 class Table:
     """A modality that is a table: float32 (N, F) of all samples, missing values filled in."""
@@ -80,7 +83,7 @@ class ListedSource(DataSource):
         listing, told = self.listing, self.description
         rows = rows_of_split(self.name, listing.splits, split)
         _require_cases_apart(self.name, listing.heads)
-        said = list(listing.said)
+        said = [*listing.said, *(() if listing.groups_known else (NO_PATIENTS,))]
         arrays: dict[str, NDArray[Any]] = {}
         modalities: list[Modality] = []
         for modality, files in listing.files.items():

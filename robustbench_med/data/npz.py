@@ -18,7 +18,7 @@ from robustbench_med.api.heads import Head
 from robustbench_med.data.arrays import Taken, as_array, split_of_arrays
 from robustbench_med.data.described import FILE, Description
 from robustbench_med.data.labels import head_of_labels
-from robustbench_med.data.listing import SPLIT_WORDS, info_of
+from robustbench_med.data.listing import NO_PATIENTS, SPLIT_WORDS, info_of
 from robustbench_med.data.notes import few
 from robustbench_med.util.errors import UserError, unknown
 
@@ -252,7 +252,7 @@ class ArraySource(DataSource):
         if split not in roles.splits:
             there = ", ".join(roles.splits) or "none that all inputs and labels have"
             raise UserError(f"{self.name} has no {split} split, only {there}; add arrays called {split}_…")
-        said = list(roles.said)
+        said = [*roles.said, *(() if roles.groups else (NO_PATIENTS,))]
         try:
             taken = self._taken(split, said)
         except UserError as error:  # it says what to write in Python

@@ -41,7 +41,8 @@ class RunConfig:
     Attributes:
         model: a model's name or config path.
         attack: a name, or "library:Class" for an adapter; ``run_all`` takes several, with commas.
-        dataset: a data set's name.
+        dataset: a data set's name, or a path to somebody's own data (docs/data.md); two with " + " between
+            are joined by index.
         weights: a safetensors file; the shipped weights of (model, data set) when not given.
         model_options: how a net of your own is called, see ``models.wrap.wrap``: inputs, outputs, mean, std,
             mode.

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from robustbench_med.api.data import DatasetInfo, Split
 from robustbench_med.api.model import FusionModel
-from robustbench_med.data.catalog import load_dataset
+from robustbench_med.data.catalog import load_dataset, short_name
 from robustbench_med.models.bound import look
 from robustbench_med.models.code import fingerprint, made_by, with_options
 from robustbench_med.models.named import (
@@ -96,7 +96,7 @@ def load_model(
         )
     if options:
         raise UserError(f"{model} is a model of this package; {', '.join(options)} are for nets of your own")
-    path = file or default_weights(named.name, dataset)
+    path = file or default_weights(named.name, short_name(dataset))
     card = read_card(path)
     config = named if is_path(model) or not card else config_from_card(card, str(path.with_suffix(".json")))
     if config.name != named.name:

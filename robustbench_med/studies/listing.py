@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_med.api.registry import Registry, provider
+from robustbench_med.data.added import added_names
 from robustbench_med.data.catalog import SOURCES
 from robustbench_med.evaluation.adversary import ATTACKS
 from robustbench_med.models.named import ARCHITECTURES, DEFENSES, model_config
@@ -28,7 +29,9 @@ def rows(what: str) -> Rows:
     if what in folders:
         return (what[:-1], "file"), [(name, str(path)) for name, path in shipped(folders[what]).items()]
     registries: dict[str, Registry[Any]] = {"attacks": ATTACKS, "defenses": DEFENSES, "datasets": SOURCES}
-    return _plugins(registries[what])
+    titles, found = _plugins(registries[what])
+    added = [(name, "your own data, added", "-", "robmed data add") for name in added_names()]
+    return titles, found + (added if what == "datasets" else [])
 
 
 def _plugins(registry: Registry[Any]) -> Rows:

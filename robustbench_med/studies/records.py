@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from robustbench_med.data.catalog import short_name
 from robustbench_med.reporting import leaderboard
 from robustbench_med.reporting.record import require_record
 from robustbench_med.util.errors import UserError
@@ -21,7 +22,9 @@ def folder_name(label: str, what: str, dataset: str, run_id: str) -> str:
         label: the model's.
         what: was done with it.
     """
-    model, attack, data = (_plain(part, most) for part, most in ((label, 100), (what, 50), (dataset, 50)))
+    model, attack, data = (
+        _plain(part, most) for part, most in ((label, 100), (what, 50), (short_name(dataset), 50))
+    )
     return f"{model}-{attack}-{data}-{run_id}"
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict
 
 from robustbench_med.api.data import Split
-from robustbench_med.data.catalog import SOURCES, load_dataset
+from robustbench_med.data.catalog import load_dataset, require_dataset
 from robustbench_med.evaluation.identity import code_of_run, key_of, subject_key
 from robustbench_med.evaluation.prepare import Prepared, RunConfig, load_subject, prepare
 from robustbench_med.models.named import model_names
@@ -77,13 +77,12 @@ class Suite:
         """
         path = find("suite", "suites", name)
         suite = build(cls, read_yaml(path), str(path))
-        for kind, given, known in (
-            ("model", suite.models, model_names()),
-            ("dataset", suite.datasets, SOURCES.names()),
-        ):
-            for each in given:
-                if each not in known:
-                    raise unknown(kind, each, known)
+        known = model_names()
+        for each in suite.models:
+            if each not in known:
+                raise unknown("model", each, known)
+        for each in suite.datasets:
+            require_dataset(each)
         columns = [entry.column for entry in suite.runs]
         twice = next((column for column in columns if columns.count(column) > 1), None)
         if twice is not None:
