@@ -111,9 +111,16 @@ class Result:
         return self.verdict not in GOOD
 
 
+COMMANDS = (
+    *("run", "audit", "curve", "modalities", "suite", "compare", "board", "certify", "train", "list"),
+    "data import",
+)
+
+
 def command_of(arguments: Sequence[str]) -> str:
-    """ "run", "data import"."""
-    return " ".join(arguments[: 2 if arguments[0] == "data" else 1])
+    """ "run", "data import"; "none" for what is no command."""
+    name = " ".join(arguments[: 2 if arguments[0] == "data" else 1])
+    return name if name in COMMANDS else "none"
 
 
 def sample(cases: Iterable[N], most: int | None) -> list[N]:

@@ -101,7 +101,7 @@ def _expected(path: tuple[str | int, ...], held: Any, name: str) -> Expect:
         return "refused" if name in ("word", "list", "mapping", "nan") else "either"
     if isinstance(held, int | float) and name in mutations.NEVER_A_NUMBER:
         return "refused"
-    if isinstance(held, str) and name in ("word", "list", "mapping", "nan", "escape", "formula", "truth"):
+    if isinstance(held, str) and name in ("word", "list", "mapping", "nan", "escape", "formula"):
         return "refused"
     return "either"
 

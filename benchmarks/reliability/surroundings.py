@@ -148,7 +148,7 @@ def _modules() -> Iterator[Case]:
                 (*RUN, f"{flag}=odd"),
                 NETS,
                 spoil,
-                "refused",
+                "bug" if name == "raises" else "refused",
                 ("odd",),
                 conditions=PLUGGED,
             )
