@@ -137,7 +137,8 @@ def check_header(path: Path, columns: Sequence[str] = COLUMNS) -> None:
 def append(path: Path, new: Mapping[str, str], columns: Sequence[str] = COLUMNS) -> None:
     """Append a row. Safe when two runs end at once; a kill leaves the old file.
 
-    A file of an older version gets the columns that it lacks, empty in its rows.
+    A row of the same run, audited since or made again after a kill, is taken out. A file of an older
+    version gets the columns that it lacks, empty in its rows.
 
     Raises:
         UserError: the file has a foreign header or ends within a quoted cell, or the folder cannot be
@@ -149,8 +150,9 @@ def append(path: Path, new: Mapping[str, str], columns: Sequence[str] = COLUMNS)
             return
         header = _header(path, _needed(columns))
         missing = [column for column in columns if column not in header]
-        if missing:
-            _write_rows(temporary, _rows(path, header), [*header, *missing])
+        if missing or holds(path, new["run"]):
+            others = [each for each in _rows(path, header) if each.get("run") != new["run"]]
+            _write_rows(temporary, others, [*header, *missing])
         else:
             shutil.copyfile(path, temporary)
         _add(temporary, path, _line(new, [*header, *missing]))
