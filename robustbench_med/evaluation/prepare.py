@@ -20,6 +20,7 @@ from robustbench_med.evaluation.adversary import (
     make_goal,
     make_threat_model,
     radii_of,
+    require_finishable,
     source_of,
 )
 from robustbench_med.evaluation.plan import Plan
@@ -162,6 +163,8 @@ def prepare(config: RunConfig, subject: Subject | None = None) -> Prepared:
     counts = (config.batch_size, config.draws, _draws(config))
     if config.samples < 0 or min(counts) < 1:
         raise UserError("samples must be 0 (all) or more; batch-size, draws and eot 1 or more")
+    for what, count in zip(("batch-size", "draws", "eot"), counts, strict=True):
+        require_finishable(count, what)
     if subject is None:
         require_model(config.model)
     whole = subject.whole if subject else load_dataset(config.dataset, "test")

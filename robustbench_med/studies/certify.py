@@ -27,10 +27,12 @@ from typing import Any
 import numpy as np
 
 from robustbench_med.api.data import DatasetInfo, Split
+from robustbench_med.api.objective import Goal
 from robustbench_med.data.catalog import load_dataset
+from robustbench_med.evaluation.adversary import require_finishable
 from robustbench_med.evaluation.identity import ROOTS as RUN_ROOTS
 from robustbench_med.evaluation.identity import code_of, identify, modules_of
-from robustbench_med.evaluation.prepare import Subject, given_defenses, load_subject, subset
+from robustbench_med.evaluation.prepare import Subject, asked_about, given_defenses, load_subject, subset
 from robustbench_med.evaluation.votes import Smoothing, Votes, count_all
 from robustbench_med.measure.accuracy import EVERY
 from robustbench_med.measure.certificate import (
@@ -130,9 +132,11 @@ def certify(config: CertifyConfig) -> Certified:
     board = given_path(config.leaderboard) if config.leaderboard is not None else out / "certified.csv"
     require_model(config.model)
     whole = load_dataset(config.dataset, "test")
-    split = subset(whole, config.samples)
+    split = subset(asked_about(whole, Goal(whole.info.heads), None), config.samples)
     smoothing = _smoothing(config, split.info)
     _require_enough_copies(smoothing, len(split.info.heads))
+    for what, count in (("n0", config.n0), ("n", config.n), ("batch-size", config.batch_size)):
+        require_finishable(count, what)
     subject = load_subject(config, whole)
     loaded = subject.loaded
     _require_independent_copies(subject)
