@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from robustbench_med.api.data import DatasetInfo, Split
+from robustbench_med.api.data import Split
 from robustbench_med.api.model import FusionModel
 from robustbench_med.data.catalog import load_dataset, short_name
 from robustbench_med.models.bound import look
@@ -188,20 +187,3 @@ def on_device(model: FusionModel, device: str) -> FusionModel:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:  # the latter where torch lacks the backend
         raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-
-
-def multiply_accumulates(model: FusionModel, info: DatasetInfo) -> int:
-    """Of one forward pass of one sample, as deployed: a defense that asks the net n times counts n times.
-
-    Args:
-        model: a fresh copy, since it is asked.
-    """
-    rows = model.least
-    device = next(model.parameters(), torch.empty(0)).device
-    sample = {
-        m.name: torch.as_tensor(m.low, dtype=torch.float32, device=device).expand(rows, *m.shape).clone()
-        for m in info.modalities
-    }
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model(sample)
-    return int(counter.get_total_flops()) // 2 // rows

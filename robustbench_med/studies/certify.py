@@ -43,7 +43,8 @@ from robustbench_med.measure.certificate import (
     default_radii,
 )
 from robustbench_med.measure.statistics import Estimate
-from robustbench_med.models.load import LoadedModel, multiply_accumulates
+from robustbench_med.models.cost import multiply_accumulates
+from robustbench_med.models.load import LoadedModel
 from robustbench_med.models.named import DefenseSpec, require_model
 from robustbench_med.reporting import certificate, leaderboard
 from robustbench_med.reporting.record import SCHEMA, describe_dataset, describe_model
