@@ -60,8 +60,9 @@ def _refused(
 
 
 def said(name: str, line: str) -> bool:
-    """Whether a line holds a name, as it is or as Python quotes it."""
-    return any(each.lower() in line.lower() for each in (name, repr(name)[1:-1]))
+    """Whether a line holds a name: as it is, as Python quotes it, on one line, or its beginning."""
+    forms = (name, repr(name)[1:-1], " ".join(name.split()), name[:60])
+    return any(each.lower() in line.lower() for each in forms)
 
 
 def _left_by_refusal(case: Case, before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:

@@ -40,6 +40,7 @@ from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import (
     given_path,
     read_json,
+    read_text,
     replacing_folder,
     write_json,
     write_text,
@@ -243,8 +244,8 @@ def read_samples(record: Record, info: DatasetInfo) -> list[tuple[Sample, dict[s
     """
     path = dataset_folder(record.name) / "manifest.csv"
     try:
-        text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except UserError as error:
         raise _damaged(record.name, path.name, "is missing or not text") from error
     if manifest_hash(text) != record.manifest_sha256:
         raise _damaged(record.name, path.name, "was changed after the import")

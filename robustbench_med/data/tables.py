@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from robustbench_med.util.errors import UserError
+from robustbench_med.util.files import read_text
 
 UNKNOWN = frozenset(
     ("", "-", "--", "?", "na", "n/a", "n.a.", "#n/a", "<na>", "nan", "none", "null", "unknown", "unk")
@@ -30,13 +32,12 @@ def read_table(path: Path, columns: Sequence[str], whose: str) -> list[dict[str,
         UserError: it is missing, empty, not text in UTF-8, lacks a column, or a row has other cells than
             the header.
     """
+    if not path.exists():
+        raise UserError(f"{path} is missing; --from must name the folder that holds it")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            rows = list(reader)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; --from must name the folder that holds it") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        rows = list(reader)
+    except (UserError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a CSV table; download it again") from error
     if not rows:
         raise UserError(f"{path} has no rows; download it again")

@@ -124,7 +124,7 @@ def run_prepared(prepared: Prepared, audited: str | None = None, reuse: bool = F
         write_json(folder / "record.json", result)
         leaderboard.append(board, leaderboard.row(result))
         work.draw(made)
-        work.clean()
+        _clean(folder)
     return Result(made.measured, result, folder, board)
 
 
@@ -167,10 +167,17 @@ def _serves(before: Mapping[str, Any], audited: str | None) -> bool:
 
 
 def _read_back(before: Mapping[str, Any], folder: Path, board: Path) -> Result:
+    _clean(folder)
     if not leaderboard.holds(board, before["run"]):
         leaderboard.append(board, leaderboard.row(before))
     measured = {name: Accuracy.from_record(value) for name, value in before["accuracy"].items()}
     return Result(measured, before, folder, board)
+
+
+def _clean(folder: Path) -> None:
+    """Take away what only a killed run goes on from."""
+    for parts in ("parts", "audit", "eot"):
+        shutil.rmtree(folder / parts, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -263,11 +270,6 @@ class _Work:
             pictures.append(("eot.png", lambda path: draw_draws(curve, path)))
         for name, draw_one in pictures:
             drawn(draw_one, self.folder / name)
-
-    def clean(self) -> None:
-        """Take away what only a killed run goes on from."""
-        for parts in ("parts", "audit", "eot"):
-            shutil.rmtree(self.folder / parts, ignore_errors=True)
 
 
 def _ensemble(results: Sequence[Result], plan: Plan) -> Result:
