@@ -41,8 +41,10 @@ MAGIC_AT, MAGIC = 128, b"DICM"
 MOST_BITS: Final = 12
 """Of a DICOM without a window: more stored bits than these are rarely all used, so that they say no scale."""
 MOST_CHANNELS: Final = 16
-NO_SCALE: Final = "has values whose full scale is not known"
-WRITE: Final = "write window: {center: C, width: W} or range: [LOW, HIGH] in dataset.yaml"
+NO_SCALE: Final = (
+    "has values whose full scale is not known (write window: {center: C, width: W} or range: [LOW, HIGH] in "
+    "dataset.yaml)"
+)
 
 Axes = Literal["xyz", "zyx"]
 
@@ -99,7 +101,7 @@ def shape_of(path: Path, axes: Axes = "xyz") -> tuple[int, ...]:
         with _reading(path, "nibabel") as nibabel:
             return _nifti_shape(nibabel.as_closest_canonical(nibabel.load(path)).shape, axes)
     with _reading(path, "pydicom"):
-        header = _header(path)
+        header = _header(path, pixels=False)
         frames = int(getattr(header, "NumberOfFrames", 1) or 1)
         inner = (int(header.Rows), int(header.Columns))
         colours = int(getattr(header, "SamplesPerPixel", 1))
@@ -111,7 +113,7 @@ def patient_of(path: Path) -> str:
     if is_nifti(path):
         return ""
     with _reading(path, "pydicom"):
-        said = str(getattr(_header(path), "PatientID", "") or "")
+        said = str(getattr(_header(path, pixels=False), "PatientID", "") or "")
     return hashlib.sha256(said.encode()).hexdigest()[:12] if said else ""
 
 
@@ -153,9 +155,9 @@ def _own_errors(package: str) -> tuple[type[Exception], ...]:
     return tuple(getattr(importlib.import_module(f"nibabel.{module}"), name) for module, name in named)
 
 
-def _header(path: Path) -> Any:
-    """A DICOM data set; pixels are read only when they are asked for."""
-    return importlib.import_module("pydicom").dcmread(path)
+def _header(path: Path, pixels: bool = True) -> Any:
+    """A DICOM data set, with or without its pixels."""
+    return importlib.import_module("pydicom").dcmread(path, stop_before_pixels=not pixels)
 
 
 def _dicom(pixels: Any, header: Any, scale: Scale | None) -> Scan:
@@ -193,7 +195,7 @@ def _own_scale(header: Any, stored: NDArray[Any], values: NDArray[np.float64]) -
     bits = int(header.get("BitsStored", 16))
     plain = not np.issubdtype(stored.dtype, np.signedinteger) and np.array_equal(values, stored)
     if not plain or bits > MOST_BITS:
-        raise UnusableImageError(NO_SCALE, f"{values.min():g} to {values.max():g}; {WRITE}")
+        raise UnusableImageError(NO_SCALE, f"{values.min():g} to {values.max():g}")
     return Scale(0, 2**bits - 1), f"{bits} stored bits, 0 to {2**bits - 1}"
 
 
@@ -215,7 +217,7 @@ def _nifti(nibabel: Any, path: Path, scale: Scale | None, axes: Axes) -> Scan:
     low, high = float(ordered.min()), float(ordered.max())
     if scale is None:
         if ordered.dtype.kind != "f" or not (low >= 0 and high <= 1):
-            raise UnusableImageError(NO_SCALE, f"{low:g} to {high:g}; {WRITE}")
+            raise UnusableImageError(NO_SCALE, f"{low:g} to {high:g}")
         scale = Scale(0, 1)
         rules.append("floating point 0 to 1")
     return Scan(_sixteen_bits(scale.shares(ordered)), tuple(rules))

@@ -17,7 +17,7 @@ from robustbench_med.api.data import SPLITS, DataSource, Split
 from robustbench_med.api.heads import Head
 from robustbench_med.data.arrays import Taken, as_array, split_of_arrays
 from robustbench_med.data.described import FILE, Description
-from robustbench_med.data.labels import head_of_labels
+from robustbench_med.data.labels import head_of_labels, head_of_rows
 from robustbench_med.data.listing import NO_PATIENTS, SPLIT_WORDS, info_of
 from robustbench_med.data.notes import few
 from robustbench_med.util.errors import UserError, unknown
@@ -301,8 +301,12 @@ class ArraySource(DataSource):
                 )
             asked = self.description.heads.get(name)
             classes = tuple(map(str, asked.classes)) if asked and asked.classes else None
-            whole = np.concatenate(parts)
-            found.append(head_of_labels(name, whole, tuple(self.roles.inputs), said, classes)[0])
+            whole, inputs = np.concatenate(parts), tuple(self.roles.inputs)
+            if asked and asked.kind and whole.ndim == 2:
+                names = classes or tuple(map(str, range(whole.shape[1])))
+                found.append(head_of_rows(name, whole, names, asked.kind, inputs, said)[0])
+            else:
+                found.append(head_of_labels(name, whole, inputs, said, classes)[0])
         return tuple(found)
 
     def _texts(self, keys: Mapping[str, str], split: str) -> Sequence[str] | None:
