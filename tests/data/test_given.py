@@ -173,7 +173,8 @@ def test_a_csv_with_a_table_and_findings_as_its_dataset_yaml_says(tmp_path: Path
 def test_columns_with_one_1_are_what_is_said(tmp_path: Path, kind: str, labels: Any) -> None:
     table(tmp_path / "t.csv", "age,label_a,b,c", "50,0,1,0", "60,1,0,0", "70,0,0,1")
     (tmp_path / "dataset.yaml").write_text(
-        f"modalities: {{lab: {{columns: [age]}}}}\nheads: {{dx: {{columns: [label_a, b, c], kind: {kind}}}}}\n"
+        "modalities: {lab: {columns: [age]}}\n"
+        f"heads: {{dx: {{columns: [label_a, b, c], kind: {kind}}}}}\n"
     )
     found = load(tmp_path)
     assert found.labels["dx"].tolist() == labels
