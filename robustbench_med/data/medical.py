@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,10 +121,12 @@ def patient_of(path: Path) -> str:
 
 def _has_magic(path: Path) -> bool:
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as stream:
             stream.seek(MAGIC_AT)
             return stream.read(len(MAGIC)) == MAGIC
-    except OSError:
+    except (OSError, ValueError):  # the latter for a null character
         return False
 
 
@@ -138,7 +142,8 @@ def _reading(path: Path, package: str) -> Iterator[Any]:
         ) from error
     own_errors: tuple[type[Exception], ...] = (*_READING_ERRORS, *_own_errors(package.partition(".")[0]))
     try:
-        yield module
+        with _quiet(package):
+            yield module
     except own_errors as error:
         compressed = isinstance(error, RuntimeError | NotImplementedError) and "decode" in str(error).lower()
         fault = (
@@ -147,12 +152,30 @@ def _reading(path: Path, package: str) -> Iterator[Any]:
         raise UnusableImageError(fault, str(error).split("\n")[0][:200]) from error
 
 
+@contextmanager
+def _quiet(package: str) -> Iterator[None]:
+    """What the packages warn of on standard error is either mended by them or raised."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger = logging.getLogger("nibabel.global" if package == "nibabel" else "pydicom")
+        before, logger.disabled = logger.disabled, True
+        try:
+            yield
+        finally:
+            logger.disabled = before
+
+
 def _own_errors(package: str) -> tuple[type[Exception], ...]:
     """What a package raises on bad files that is no subclass of a usual error."""
-    if package == "pydicom":
-        return (importlib.import_module("pydicom.errors").InvalidDicomError,)
-    named = (("filebasedimages", "ImageFileError"), ("spatialimages", "HeaderDataError"))
-    return tuple(getattr(importlib.import_module(f"nibabel.{module}"), name) for module, name in named)
+    modules = {
+        "pydicom": ("errors",),
+        "nibabel": ("filebasedimages", "spatialimages", "wrapstruct", "orientations"),
+    }
+    found = [vars(importlib.import_module(f"{package}.{name}")).values() for name in modules[package]]
+    errors = [each for values in found for each in values if isinstance(each, type)]
+    return tuple(
+        each for each in errors if issubclass(each, Exception) and each.__module__.startswith(package)
+    )
 
 
 def _header(path: Path, pixels: bool = True) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,8 @@ GROUP_WORDS: Final = (
     "groups",
     "group",
 )
+# Of damaged, encrypted and oddly compressed archives.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, struct.error)
 _SPLIT = "|".join(sorted(SPLIT_WORDS, key=len, reverse=True))
 _NAME = "|".join(sorted((*INPUT_WORDS, *LABEL_WORDS), key=len, reverse=True))
 KEYS: Final = tuple(
@@ -77,7 +80,7 @@ class Stored:
                 return as_array(np.load(self.path / f"{key}.npy", allow_pickle=False), where)
             with np.load(self.path, allow_pickle=False) as archive:
                 return as_array(archive[key], where)
-        except (OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        except (*_ZIP_ERRORS, OSError, EOFError, KeyError, MemoryError) as error:
             raise UserError(f"{where} cannot be read ({error}); save it again") from error
         except ValueError as error:
             raise UserError(
@@ -103,7 +106,7 @@ def stored_arrays(path: Path) -> Stored:
                 for name in archive.namelist():
                     with archive.open(name) as stream:
                         shapes[name.removesuffix(".npy")] = _shape(stream)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (*_ZIP_ERRORS, OSError, ValueError, EOFError) as error:
         raise UserError(
             f"{path} does not hold plain arrays ({error}); save it again with numpy.savez"
         ) from error
