@@ -9,17 +9,26 @@ scores the images itself.
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustbench_med.api import UNKNOWN, Batch, Budget, Goal, Norm, Target, UserError, derive, in_float
+from robustbench_med.api import (
+    UNKNOWN,
+    Batch,
+    Budget,
+    Goal,
+    Norm,
+    Target,
+    UserError,
+    derive,
+    in_float,
+    isolated,
+)
 from robustbench_med.attacks._draws import RowDraws
 
 MAX_JOINT_CLASSES = 4096
@@ -343,22 +352,6 @@ class _Call:
         if failed is not None and all(sample in self.target.gave_up for sample in batch.ids):
             raise failed
         return found
-
-
-@contextmanager
-def isolated(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed every global generator that a library may draw from, and put all back afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng(devices), torch.enable_grad():
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            random.seed(seed)
-            yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
 
 
 def square_fits(target: Target, batch: Batch, p: float) -> bool:

@@ -100,11 +100,14 @@ class FoolboxAdapter(Attack):
             "random_start": self.random_start,
             **self.options,
         }
-        accepted = inspect.signature(cls).parameters
+        signature = inspect.signature(cls)
+        given = {n: value for n, value in own.items() if n in signature.parameters and value is not None}
         try:
-            return cls(**{n: value for n, value in own.items() if n in accepted and value is not None})
-        except TypeError as error:
+            signature.bind(**given)
+        except TypeError as error:  # one that the class raises itself keeps its traceback
             raise UserError(f"{self._name}: {error}; give it among the options") from error
+        try:
+            return cls(**given)
         except ModuleNotFoundError as error:
             raise UserError(f"{self._name} needs the package {error.name!r}: install it") from error
 

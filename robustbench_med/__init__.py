@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from robustbench_med.data.catalog import load_dataset
     from robustbench_med.evaluation.prepare import RunConfig
     from robustbench_med.models.load import load_model
+    from robustbench_med.models.wrap import wrap
+    from robustbench_med.studies.evaluate import evaluate
+    from robustbench_med.studies.live import arrays
     from robustbench_med.studies.run import Result, run, run_all
 
 _HOMES = {
@@ -21,9 +24,22 @@ _HOMES = {
     "run_all": "robustbench_med.studies.run",
     "Result": "robustbench_med.studies.run",
     "RunConfig": "robustbench_med.evaluation.prepare",
+    "evaluate": "robustbench_med.studies.evaluate",
+    "arrays": "robustbench_med.studies.live",
+    "wrap": "robustbench_med.models.wrap",
 }
 
-__all__ = ["Result", "RunConfig", "load_dataset", "load_model", "run", "run_all"]
+__all__ = [
+    "Result",
+    "RunConfig",
+    "arrays",
+    "evaluate",
+    "load_dataset",
+    "load_model",
+    "run",
+    "run_all",
+    "wrap",
+]
 
 
 def __getattr__(name: str) -> Any:

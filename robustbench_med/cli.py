@@ -6,19 +6,18 @@ import argparse
 import errno
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import given_path, refusal
-from robustbench_med.util.terminal import complain, lenient_streams, say
+from robustbench_med.util.terminal import Parser, complain, lenient_streams, say
 
 LISTS = ("models", "attacks", "defenses", "datasets", "recipes", "protocols", "suites")
 ATTACK_OPTIONS = ("steps", "step_size", "restarts", "loss", "keep", "random_start")
 
-FLAGS = {"--eps": "radius", "--radii": "radius", "--sigma": "standard deviation", "--margin": "share"}
 OPTION = "NAME=VALUE, such as size=64"
 ADDED = "put a defense (robmed list defenses) on top of the model's own; repeatable, in this order"
 
@@ -58,17 +57,8 @@ def _answer(options: argparse.Namespace, argv: Sequence[str]) -> int:
         return 130
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what it refuses in one line, as everything here does."""
-
-    def error(self, message: str) -> NoReturn:
-        """See ``ArgumentParser``."""
-        complain(f"{message}; see {self.prog} --help")
-        sys.exit(2)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="robmed", description="Robust accuracy of multimodal medical classifiers that can be trusted."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -96,11 +86,12 @@ def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
         metavar="PROTOCOL",
         help="name (robmed list protocols) or YAML; flags win over it",
     )
-    add("--model", help="name (robmed list models) or YAML file")
+    add("--model", help="name (robmed list models), YAML file, or your own: file.py:make, net.ts")
     add("--attack", help="name (robmed list attacks), library:Class for an adapter, or several with commas")
     add("--defense", action="append", dest="defenses", metavar="NAME:OPTION=VALUE,…", help=ADDED)
     _add_dataset(parser, "data set (robmed list datasets) or path; default phantom, synthetic and built in")
-    add("--weights", help="safetensors file; default: the shipped weights of this model and data set")
+    add("--weights", help="safetensors or .pt file; default: the shipped ones of this model and data set")
+    _add_net(add)
     add("--eps", help="radius of every attacked modality, or name=radius,…; default 4/255 (tables 0.1)")
     add("--norm", help="linf (default), l2, or l2-joint: one ball for all attacked modalities together")
     add("--modality", help="attack only these modalities, comma-separated; default all")
@@ -137,6 +128,16 @@ def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
         help="run every check of an audit: default, quick, or a YAML file (robmed audit)",
     )
     parser.set_defaults(command=_run)
+
+
+def _add_net(add: Callable[..., Any]) -> None:
+    """How a net of one's own is called, where that cannot be guessed."""
+    add("--inputs", metavar="A,B", help="your net's inputs in order, argument=modality,…, or mapping")
+    add("--outputs", metavar="HEAD=PLACE,…", help="where in what your net returns a head's scores are")
+    add("--normalize", metavar="mean=…,std=…", help="what your net wants its inputs normalised with")
+    add(
+        "--mode", choices=("eval", "as-given"), help="put your net into evaluation mode, or leave it as it is"
+    )
 
 
 def _add_dataset(parser: argparse.ArgumentParser, what: str) -> None:
@@ -192,18 +193,20 @@ def _console() -> Any:
 
 
 def _count_or_auto(text: str) -> int | str:
-    if text != "auto" and not text.lstrip("+-").isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor auto")
-    return text if text == "auto" else int(text)
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is neither a whole number nor auto") from error
 
 
 def _add_certify(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", required=True, help="name (robmed list models) or YAML file")
+    add("--model", required=True, help="name (robmed list models), YAML file, or your own: file.py:make")
     add("--sigma", required=True, help="noise in units of the modality, or name=sigma,… by modality")
     add("--defense", action="append", dest="defenses", metavar="NAME:OPTION=VALUE,…", help=ADDED)
     _add_dataset(parser, "data set (robmed list datasets) or path; default phantom, synthetic and built in")
-    add("--weights", help="safetensors file; default: the shipped weights of this model and data set")
+    add("--weights", help="safetensors or .pt file; default: the shipped ones of this model and data set")
+    _add_net(add)
     add("--n0", type=int, help="noisy copies to guess the answer from; default 100")
     add("--n", type=int, help="fresh copies to test the guess on; default 1000")
     add("--alpha", type=float, help="chance that the certificate of a sample is wrong; default 0.001")
@@ -271,8 +274,9 @@ def _curve(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
     from robustbench_med.reporting.curve import show
     from robustbench_med.studies.curve import epsilon_curve
+    from robustbench_med.util.fields import number
 
-    radii = [_radius(text, "--radii") for text in options.radii.split(",")] if options.radii else []
+    radii = [number(text, "--radii") for text in options.radii.split(",")] if options.radii else []
     if options.eps and "=" not in options.eps:
         raise UserError("--eps: a curve has several radii; say --radii 1/255,2/255")
     curve, folder = epsilon_curve(_run_config(options), radii, options.audit)
@@ -320,8 +324,9 @@ def _compare(options: argparse.Namespace, argv: Sequence[str]) -> int:
     from robustbench_med.measure.compare import MARGIN
     from robustbench_med.reporting.comparison import show
     from robustbench_med.studies.compare import compare_runs
+    from robustbench_med.util.fields import number
 
-    margin = _radius(options.margin, "--margin") if options.margin else MARGIN
+    margin = number(options.margin, "--margin") if options.margin else MARGIN
     found = compare_runs(options.baseline, options.new, margin)
     show(found, _console(), options.gate)
     return 1 if options.gate and found.complaints else 0
@@ -336,12 +341,23 @@ def _board(options: argparse.Namespace, argv: Sequence[str]) -> None:
     path = given_path(options.csv)
     if not path.exists():
         raise UserError(f"{path} does not exist; robmed run writes runs/leaderboard.csv")
-    show(boards(read(path)))
+    if not (rows := read(path)):
+        raise UserError(f"{path} has no rows; robmed run appends them")
+    show(boards(rows))
+
+
+def _net_options(flags: dict[str, Any]) -> dict[str, Any]:
+    """Take what says how a net is called out of the flags."""
+    from robustbench_med.models.flags import net_options
+
+    found = net_options(*(flags.pop(name, None) for name in ("inputs", "outputs", "normalize", "mode")))
+    return {"model_options": found} if found else {}
 
 
 def _run_config(options: argparse.Namespace) -> Any:
     from robustbench_med.evaluation.prepare import RunConfig
     from robustbench_med.util.config import build, find, pairs, read_yaml, scalar
+    from robustbench_med.util.fields import named_numbers
 
     values = read_yaml(find("protocol", "protocols", options.config)) if options.config else {}
     other = ("command", "config", "audit", "radii")
@@ -357,8 +373,9 @@ def _run_config(options: argparse.Namespace) -> Any:
         flag = twice.replace("_", "-")
         raise UserError(f"--{flag} and --option {flag} are both given; drop one")
     attack_options = {**given, **own, **{name: scalar(value) for name, value in further.items()}}
+    flags |= _net_options(flags)
     if "eps" in flags:
-        flags["eps"] = _radii(flags["eps"])
+        flags["eps"] = named_numbers(flags["eps"], "--eps")
     if "modality" in flags:
         flags["modality"] = tuple(flags["modality"].split(","))
     merged = {**values, **flags, "attack_options": attack_options}
@@ -381,39 +398,19 @@ def _join(flags: dict[str, Any], otherwise: str | None = None) -> None:
     flags["dataset"] = f"{first}{JOINED_BY}{second}"
 
 
-def _radii(text: str, flag: str = "--eps") -> float | dict[str, float]:
-    """ "4/255" or "mr=4/255,ct=2/255"."""
-    if "=" not in text:
-        return _radius(text, flag)
-    found: dict[str, float] = {}
-    for name, _, value in (part.partition("=") for part in text.split(",")):
-        radius = _radius(value, flag)
-        if found.setdefault(name.strip(), radius) != radius:
-            raise UserError(f"{flag}: {name.strip()!r} is given twice; drop one")
-    return found
-
-
-def _radius(text: str, flag: str) -> float:
-    from robustbench_med.util.fields import fraction
-
-    try:
-        return float(fraction(text.strip()))  # type: ignore[arg-type]
-    except (ValueError, TypeError) as error:
-        example = "write 4/255 or name=4/255,name=2/255"
-        raise UserError(f"{flag}: {text!r} is not a {FLAGS[flag]}; {example}") from error
-
-
 def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
     from robustbench_med.reporting.certificate import show
     from robustbench_med.studies.certify import CertifyConfig, certify
     from robustbench_med.util.config import build
+    from robustbench_med.util.fields import named_numbers, number
 
     flags = {k: v for k, v in vars(options).items() if v is not None and k != "command"}
     _join(flags)
-    flags["sigma"] = _radii(flags["sigma"], "--sigma")
+    flags |= _net_options(flags)
+    flags["sigma"] = named_numbers(flags["sigma"], "--sigma")
     if "radii" in flags:
-        flags["radii"] = tuple(_radius(text, "--radii") for text in flags["radii"].split(","))
+        flags["radii"] = tuple(number(text, "--radii") for text in flags["radii"].split(","))
     result = certify(build(CertifyConfig, flags, "robmed certify"))
     console = _console()
     show(result.record, console)

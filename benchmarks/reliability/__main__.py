@@ -50,9 +50,7 @@ def main() -> int:
     if options.case and options.case not in known:
         print(f"there is no case {options.case!r}; see --list", file=sys.stderr)
         return 2
-    # Open to everybody: some commands run without the rights of root.
     with _folder(kept=bool(options.case)) as folder:
-        Path(folder).chmod(0o777)
         root = Path(folder).resolve() / "sound"
         root.mkdir()
         sound.make(root)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,8 +33,6 @@ def run_case(case: Case, root: Path, seed: int, keep: bool = False) -> Result:
     try:
         lay_out(root, case.needs, folder)
         (folder / "home").mkdir(exist_ok=True)
-        if case.conditions.as_nobody:
-            _open_to_all(folder)
         case.spoil(folder, Random(f"{seed}/{case.name}"))
         before = snapshot(folder)
         found = execute(case.arguments, folder, case.conditions)
@@ -46,12 +43,6 @@ def run_case(case: Case, root: Path, seed: int, keep: bool = False) -> Result:
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _open_to_all(folder: Path) -> None:
-    for place, _, files in os.walk(folder):
-        for path in (Path(place), *(Path(place) / name for name in files)):
-            path.chmod(0o777 if path.is_dir() else 0o666)
 
 
 def run_any(

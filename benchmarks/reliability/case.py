@@ -45,7 +45,8 @@ class Conditions:
         encoding: of standard output and error.
         own_process: in a new interpreter, for what is decided when it starts.
         most_bytes: no file can grow beyond it, as on a full disk; None for no limit.
-        as_nobody: without the rights of root (as it is, for anybody else).
+        without_rights: the modes of files count, as they do for anybody but root.
+        nameless: as a user whom the machine does not know and who has no home (where root runs this).
         plugins: a folder that is searched for installed packages too.
     """
 
@@ -53,7 +54,8 @@ class Conditions:
     encoding: str = "utf-8"
     own_process: bool = False
     most_bytes: int | None = None
-    as_nobody: bool = False
+    without_rights: bool = False
+    nameless: bool = False
     plugins: str | None = None
 
 
@@ -109,9 +111,16 @@ class Result:
         return self.verdict not in GOOD
 
 
+COMMANDS = (
+    *("run", "audit", "curve", "modalities", "suite", "compare", "board", "certify", "train", "list"),
+    "data import",
+)
+
+
 def command_of(arguments: Sequence[str]) -> str:
-    """ "run", "data import"."""
-    return " ".join(arguments[: 2 if arguments[0] == "data" else 1])
+    """ "run", "data import"; "none" for what is no command."""
+    name = " ".join(arguments[: 2 if arguments[0] == "data" else 1])
+    return name if name in COMMANDS else "none"
 
 
 def sample(cases: Iterable[N], most: int | None) -> list[N]:

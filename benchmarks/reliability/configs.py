@@ -89,7 +89,7 @@ def _values(kind: str, file: str, needs: tuple[str, ...]) -> Iterator[Case]:
                 needs,
                 mutations.replaced(file, text),
                 _expected(path, held, name),
-                _names(path, value),
+                () if name == "gone" else _names(path, value),  # what is lacked then may be something else
             )
 
 
@@ -101,7 +101,7 @@ def _expected(path: tuple[str | int, ...], held: Any, name: str) -> Expect:
         return "refused" if name in ("word", "list", "mapping", "nan") else "either"
     if isinstance(held, int | float) and name in mutations.NEVER_A_NUMBER:
         return "refused"
-    if isinstance(held, str) and name in ("word", "list", "mapping", "nan", "escape", "formula", "truth"):
+    if isinstance(held, str) and name in ("word", "list", "mapping", "nan", "escape", "formula"):
         return "refused"
     return "either"
 
@@ -110,6 +110,8 @@ def _names(path: tuple[str | int, ...], value: Any) -> tuple[str, ...]:
     """What a refusal may call the value by."""
     steps = [str(step) for step in path if not isinstance(step, int)]
     names = [*steps, *(step.replace("_", "-") for step in steps), *(step.rstrip("s") for step in steps)]
+    meant = {"dataset": "data set", "eps": "modality", "width": "architecture"}
+    names += [meant[step] for step in steps if step in meant]
     if isinstance(value, str) and value.isprintable() and value:
         names.append(value)
     return tuple(names)

@@ -127,12 +127,19 @@ def _case(arguments: tuple[str, ...], flag: str, text: str, expect: str) -> Case
     wanted: Expect = "refused" if expect == "refused" and (flag, text) not in MEANT else "either"
     name = f"flag/{arguments[0]}/--{flag}/{_printable(text)}"
     needs = ("old", "new") if arguments[0] == "compare" else NETS
-    names = (flag, flag.replace("-", "_"), *_parts(text))
+    more = ("epsilon", "modality") if values_of_radii(flag) else ("data set",) if flag == "dataset" else ()
+    names = (flag, flag.replace("-", "_"), *more, *_parts(text))
     return Case(name, (*arguments, f"--{flag}={text}"), needs, expect=wanted, names=names)
 
 
+def values_of_radii(flag: str) -> bool:
+    """Whether a flag says how far inputs may be changed."""
+    return flag in ("eps", "radii", "sigma")
+
+
 def _parts(text: str) -> tuple[str, ...]:
-    return (text, *[part for part in text.replace("=", ",").split(",") if part]) if text.strip() else ()
+    parts = text.replace("=", ",").replace("/", ",").split(",")
+    return (text, *[part for part in parts if part]) if text.strip() else ()
 
 
 def _printable(text: str) -> str:
@@ -163,7 +170,7 @@ def _others() -> Iterator[Case]:
                 arguments,
                 needs,
                 expect="refused" if expect and text != "null" else "either",
-                names=() if not text.strip() else (text, "--", "command", "model", arguments[0]),
+                names=() if not text.strip() else (text, "--", "command", "model", "protocol", arguments[0]),
             )
     for text in IMPORTS:
         yield Case(
@@ -181,7 +188,7 @@ def _others() -> Iterator[Case]:
                 (*command, f"--out={text}"),
                 (*NETS, "suite.yaml", "recipe.yaml"),
                 expect=wanted,
-                names=("out", text),
+                names=("out", *_parts(text)),
             )
 
 

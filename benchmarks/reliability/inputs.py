@@ -165,6 +165,7 @@ def _outcomes() -> Iterator[Case]:
             _of_the_run(spoil),
             expect,
             ("outcomes.npz",),
+            keeps=True,  # the attack before the one whose outcomes are damaged has ended well
         )
     record = (*mutations.file_spoils(_RECORD, True), *kinds.json_spoils(_RECORD))
     for number, (name, expect, spoil) in enumerate(record):
@@ -177,6 +178,7 @@ def _outcomes() -> Iterator[Case]:
             _of_the_run(spoil),
             expect,
             ("record.json",),
+            keeps=True,  # the attack before the one whose record is damaged has ended well
         )
 
 
@@ -212,7 +214,7 @@ def _weights() -> Iterator[Case]:
                 (*needs, "narrow.yaml"),
                 spoil,
                 expect,
-                ("weights",),
+                ("weights", "concat"),
             )
     for number, (name, expect, spoil) in enumerate(
         (*mutations.file_spoils(CARD, True), *kinds.json_spoils(CARD))
@@ -365,18 +367,18 @@ def _folders(slices: tuple[str, ...]) -> Iterator[Case]:
 
 
 def _left_by_a_kill() -> Iterator[Case]:
-    """What a killed command goes on from, damaged meanwhile."""
-    train = ("train", "recipe.yaml", "--out", "out")
-    checkpoint = "out/.concat-x0.03125.checkpoint"
-    for name, _, spoil in (*mutations.file_spoils(WEIGHTS, False), *kinds.tensors_spoils(WEIGHTS)):
-        if name.endswith(("missing", "link-nowhere")):
-            continue
+    """What a killed training goes on from, damaged meanwhile."""
+    train = ("train", "long.yaml", "--out", "out")
+    place = "out/.concat-x0.03125.checkpoint"
+    for name, expect, spoil in (*mutations.file_spoils(place, False), *kinds.tensors_spoils(place)):
 
         def act(folder: Path, rng: Any, spoil: Spoil = spoil) -> None:
-            spoil(folder, rng)
             (folder / "out").mkdir()
-            (folder / WEIGHTS).rename(folder / checkpoint)
+            (folder / "checkpoint").rename(folder / place)
+            spoil(folder, rng)
 
+        wanted: Expect = "either" if name.endswith(("missing", "link-nowhere")) else expect
+        wanted = "refused" if name.startswith("tensors") else wanted  # they lack what it says of the recipe
         yield Case(
-            f"checkpoint/train/{name}", train, (WEIGHTS, "recipe.yaml"), act, "refused", ("checkpoint",)
+            f"checkpoint/train/{name}", train, ("checkpoint", "long.yaml"), act, wanted, ("checkpoint",)
         )

@@ -52,16 +52,21 @@ def _refused(
     wrong = next(_left_by_refusal(case, before, after), None)
     if wrong:
         return "half-written", f"{wrong}; {line}"
-    if case.names and not any(name.lower() in line.lower() for name in case.names):
+    if case.names and not any(said(name, line) for name in case.names):
         return "says nothing", f"none of {', '.join(map(repr, case.names))} in: {line}"
     if case.expect == ACCEPTED:
         return "refused though right", line
     return REFUSED, line
 
 
+def said(name: str, line: str) -> bool:
+    """Whether a line holds a name, as it is or as Python quotes it."""
+    return any(each.lower() in line.lower() for each in (name, repr(name)[1:-1]))
+
+
 def _left_by_refusal(case: Case, before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:
     for path, kind in after.items():
-        goes_on = case.keeps and path not in before and path.startswith("out/")
+        goes_on = case.keeps and any(fnmatch.fnmatch(path, pattern) for pattern in case.writes)
         if before.get(path) != kind and kind != "folder" and not path.endswith(".lock") and not goes_on:
             yield f"{path} was {'changed' if path in before else 'written'}"
     yield from (f"{path} is gone" for path in before if path not in after)
@@ -81,7 +86,11 @@ def _half_written(case: Case, before: Mapping[str, str], after: Mapping[str, str
             yield f"{path} is left"
         if kind not in ("link", "pipe", "other"):
             yield from unreadable(at / path)
-    yield from (f"{path} is gone" for path in before if path not in after and not path.startswith("home/"))
+    for path in before:
+        if path not in after and not any(
+            fnmatch.fnmatch(path, pattern) for pattern in (*case.writes, "home/*")
+        ):
+            yield f"{path} is gone"
 
 
 def unreadable(path: Path) -> Iterator[str]:

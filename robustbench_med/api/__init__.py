@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     )
     from robustbench_med.api.model import Forward, FusionModel, Wrapper, straight_through
     from robustbench_med.api.objective import Aim, Goal
-    from robustbench_med.api.randomness import Dropout, NoiseSource, RandomLayer
+    from robustbench_med.api.randomness import Dropout, NoiseSource, RandomLayer, isolated
     from robustbench_med.api.space import Box, joint_lengths, lengths, per_sample, unit_vectors
     from robustbench_med.api.threat import Budget, Norm, ThreatModel
     from robustbench_med.util.errors import UserError, unknown
@@ -62,7 +62,7 @@ _HOMES = {
     "api.model": "Forward FusionModel Wrapper straight_through",
     "api.losses": "Loss cross_entropy difference dlr loss_by_name margin targeted_dlr",
     "api.objective": "Aim Goal",
-    "api.randomness": "Dropout NoiseSource RandomLayer",
+    "api.randomness": "Dropout NoiseSource RandomLayer isolated",
     "api.space": "Box joint_lengths lengths per_sample unit_vectors",
     "api.threat": "Budget Norm ThreatModel",
     "util.errors": "UserError unknown",
@@ -115,6 +115,7 @@ __all__ = [
     "dlr",
     "generator",
     "in_float",
+    "isolated",
     "joint_lengths",
     "lengths",
     "loss_by_name",

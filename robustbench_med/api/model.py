@@ -56,12 +56,16 @@ class FusionModel(nn.Module, ABC):
             the image axes); evaluation on a CPU then uses the layout that is faster there.
         differentiable: False for a model that only tells scores; attacks with gradients are refused.
         writes_inputs: True for a model that writes into what it is given; it then gets copies.
+        draws_follow_shape: True where the draws of a pass depend on how many samples it has.
+        copies: False for a model of which there is no fresh copy; whether it remembers cannot be seen then.
         least: fewest samples in a pass (2 for batch statistics). Fewer are filled up with their last one.
     """
 
     channels_last = False
     differentiable = True
     writes_inputs = False
+    draws_follow_shape = False
+    copies = True
     least = 1
 
     def __init__(self, modalities: Sequence[Modality], heads: Sequence[Head]) -> None:

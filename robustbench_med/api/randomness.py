@@ -12,10 +12,12 @@ order of batches, nor on workers. Draws that a layer shares within a batch depen
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -252,6 +254,26 @@ class NoiseSource:
         # Devices draw differently from one seed; what is recorded or keyed must not depend on them.
         one = torch.empty(tuple(shape) if shared else (1, *shape[1:]))
         return fill(one, self._shared(one.device)).to(like).expand(shape)
+
+
+@contextmanager
+def isolated(seed: int, device: torch.device, graded: bool = True) -> Iterator[None]:
+    """Seed every global generator that somebody else's code may draw from, and put all back afterwards.
+
+    Args:
+        graded: whether gradients are recorded meanwhile.
+    """
+    devices = [device] if device.type == "cuda" else []
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices), torch.set_grad_enabled(graded):
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
 
 
 def _row_size(shape: torch.Size | tuple[int, ...]) -> int:

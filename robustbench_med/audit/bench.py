@@ -18,6 +18,7 @@ from robustbench_med.api.losses import Loss
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal
 from robustbench_med.audit.thresholds import Thresholds
+from robustbench_med.evaluation.adversary import make_attack
 from robustbench_med.evaluation.batches import evaluate
 from robustbench_med.evaluation.outcomes import Outcomes
 from robustbench_med.evaluation.plan import Plan, load_batch
@@ -62,7 +63,7 @@ class AuditConfig:
         more_draws: factor on its EOT draws.
 
     Raises:
-        UserError: a number that makes no sense.
+        UserError: a number that makes no sense; an attack or an option of one that there is not.
     """
 
     others: tuple[Other, ...]
@@ -74,6 +75,11 @@ class AuditConfig:
     def __post_init__(self) -> None:
         if min(self.samples, self.longer, self.more_draws, *(o.eot for o in self.others)) < 1:
             raise UserError("audit: samples, longer, more_draws and eot must be 1 or more")
+        for other in (self.strong, *self.others):  # said before the run, not in a finding after it
+            try:
+                make_attack(other.attack, other.options)
+            except UserError as error:
+                raise UserError(f"audit, {other.role}: {error}") from error
 
 
 @dataclass(frozen=True)

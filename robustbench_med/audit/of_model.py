@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_med.api.attack import in_float, take
+from robustbench_med.api.model import FusionModel
 from robustbench_med.audit.bench import Bench, percent
 from robustbench_med.measure.verdict import Finding
 from robustbench_med.util.seeding import derive
@@ -91,23 +92,28 @@ def repeatable(bench: Bench) -> Iterator[Finding]:
     success, and a single scoring pass for the truth.
     """
     model, inputs = bench.model, bench.batch.inputs
-    backwards = torch.arange(len(bench.batch) - 1, -1, -1, device=bench.batch.device)
-    halves = [part for part in backwards.chunk(2) if len(part) >= model.least]
     with torch.inference_mode(), model.noise.frozen(derive(bench.plan.seed, "repeat")):
         first, again = in_float(model(inputs)), in_float(model(inputs))
-        parts = [in_float(model(take(inputs, part))) for part in halves]
-    seen = torch.cat(halves)
-    elsewhere = {head: torch.cat([part[head] for part in parts]) for head in first}
-    bench.passes.forward += 3 * len(bench.batch)
-    changes = {
-        "repeated": _change(first, again),
-        "in another batch": _change({head: z[seen] for head, z in first.items()}, elsewhere),
-    }
+        changes = {"repeated": _change(first, again)}
+        if not model.draws_follow_shape:  # else another batch has other draws
+            changes["in another batch"] = _change(*_elsewhere(model, inputs, first))
+    bench.passes.forward += (1 + len(changes)) * len(bench.batch)
     passed = max(changes.values()) <= bench.thresholds.repeatable
     said = ", ".join(f"{percent(change)} {where}" for where, change in changes.items())
     yield Finding.of(
         "repeatable", passed, f"of their range, scores of the same draw change by {said}", changes
     )
+
+
+def _elsewhere(
+    model: FusionModel, inputs: Mapping[str, Tensor], first: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Scores of some samples as they were, and as they are in halves of the batch in reverse order."""
+    any_input = next(iter(inputs.values()))
+    backwards = torch.arange(len(any_input) - 1, -1, -1, device=any_input.device)
+    halves = [part for part in backwards.chunk(2) if len(part) >= model.least]
+    parts, seen = [in_float(model(take(inputs, part))) for part in halves], torch.cat(halves)
+    return {head: z[seen] for head, z in first.items()}, {h: torch.cat([p[h] for p in parts]) for h in first}
 
 
 def _change(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:

@@ -84,6 +84,8 @@ def manifest_row(info: DatasetInfo, sample: Sample, rows: Mapping[str, Mapping[s
 
 def parse_row(row: Mapping[str, str], info: DatasetInfo) -> tuple[Sample, dict[str, int]]:
     """The sample of a row of ``manifest.csv``, and its image row per modality (KeyError, ValueError)."""
+    if None in row or None in row.values():
+        raise ValueError("it has more or fewer cells than the header")
     if row["split"] not in SPLITS:
         raise ValueError(f"unknown split {row['split']!r}")
     labels = {head.name: row[f"label_{head.name}"] for head in info.heads}
@@ -98,7 +100,10 @@ def parse_row(row: Mapping[str, str], info: DatasetInfo) -> tuple[Sample, dict[s
         labels=labels,
         subgroups={k.removeprefix("subgroup_"): v for k, v in row.items() if k.startswith("subgroup_")},
     )
-    return sample, {m.name: int(row[f"row_{m.name}"]) for m in info.modalities}
+    rows = {m.name: int(row[f"row_{m.name}"]) for m in info.modalities}
+    if max(rows.values()) >= 2**31:
+        raise ValueError("it points to a row that no file has")
+    return sample, rows
 
 
 def csv_text(rows: Sequence[Mapping[str, str]]) -> str:

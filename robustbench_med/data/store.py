@@ -35,6 +35,7 @@ from robustbench_med.data.manifest import (
 from robustbench_med.data.notes import Note
 from robustbench_med.data.reading import ImageSet
 from robustbench_med.data.splits import manifest_hash
+from robustbench_med.util.arrays import read_npy
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import (
     given_path,
@@ -143,7 +144,7 @@ class ImportedSource(DataSource):
         try:
             info = self.describe(self.check_options(record.options))
         except UserError as error:
-            raise _damaged(self.name, "dataset.json", f"has unusable options ({error})") from error
+            raise _damaged(self.name, "dataset.json", f"has unusable options ({str(error)[:200]})") from error
         return _read_split(record, info, split)
 
     def import_from(self, source: Path, **options: Any) -> ImportReport:
@@ -178,9 +179,9 @@ def dataset_folder(name: str) -> Path:
 def int_option(options: Mapping[str, Any], name: str, default: int, low: int, high: int) -> int:
     """An integer option given as a number or as text (UserError outside ``low`` to ``high``)."""
     value = options.get(name, default)
-    text = str(value)
+    text = str(value)[:80]
     if isinstance(value, bool) or not text.isdecimal() or not low <= int(text) <= high:
-        raise UserError(f"option {name}={value!r}: give a whole number from {low} to {high}")
+        raise UserError(f"option {name}={text!r}: give a whole number from {low} to {high}")
     return int(text)
 
 
@@ -225,10 +226,12 @@ def read_record(name: str) -> Record:
         raise UserError(f"{name} is not imported yet; run robmed data import {name} --from DIR")
     try:
         record = Record.from_json(read_json(path))
-    except (UserError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (UserError, AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise _damaged(name, path.name, "is missing or not a description of a data set") from error
     if record.format_version != FORMAT_VERSION or record.name != name:
-        raise _damaged(name, path.name, f"describes {record.name!r} in format {record.format_version!r}")
+        raise _damaged(
+            name, path.name, f"describes {record.name[:80]!r} in format {str(record.format_version)[:20]}"
+        )
     return record
 
 
@@ -247,8 +250,8 @@ def read_samples(record: Record, info: DatasetInfo) -> list[tuple[Sample, dict[s
         raise _damaged(record.name, path.name, "was changed after the import")
     try:
         return [parse_row(row, info) for row in csv.DictReader(io.StringIO(text))]
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(record.name, path.name, f"has an unusable row ({error})") from error
+    except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as error:
+        raise _damaged(record.name, path.name, f"has an unusable row ({str(error)[:200]})") from error
 
 
 def _write(info: DatasetInfo, content: Content, options: Mapping[str, Any]) -> ImportReport:
@@ -370,17 +373,14 @@ def _split_images(
     """The images between the lowest and highest row of a split, and the rows counted from there."""
     file = f"images-{modality.name}.npy"
     try:
-        stored = np.load(dataset_folder(record.name) / file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        stored = read_npy(dataset_folder(record.name) / file)
+    except (OSError, ValueError) as error:
         raise _damaged(record.name, file, "is missing, cut off or not a plain array") from error
     declared = tuple(record.shapes.get(modality.name, ()))
-    if (
-        not isinstance(stored, np.ndarray)
-        or stored.dtype != np.uint8
-        or stored.shape != declared
-        or stored.shape[1:] != modality.shape
-    ):
-        raise _damaged(record.name, file, f"is not the uint8 array of shape {declared} that was imported")
+    if stored.dtype != np.uint8 or stored.shape != declared or stored.shape[1:] != modality.shape:
+        raise _damaged(
+            record.name, file, f"is not the uint8 array of shape {str(declared)[:80]} that was imported"
+        )
     if index.min() < 0 or index.max() >= len(stored):
         raise _damaged(record.name, "manifest.csv", f"points to a row that {file} does not have")
     first = index.min()

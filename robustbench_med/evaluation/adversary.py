@@ -25,6 +25,7 @@ DEFAULT_RADII: Mapping[Kind, float] = {
     "table": 0.1,
 }
 JOINT = "l2-joint"
+MOST = 100_000_000  # steps, restarts, queries, draws: years of passes
 NORMS: Mapping[str, Norm] = {"linf": "linf", "l2": "l2", JOINT: "l2"}
 
 Radii = float | Mapping[str, float] | None
@@ -50,7 +51,20 @@ def make_attack(name: str, options: Mapping[str, Any]) -> Attack:
     """
     cls, variant = attack_class(name), name.partition(":")[2]
     chosen = dict(options) | (cls.variant_of(variant) if variant else {})
-    return build(cls, chosen, f"attack {name}")
+    made = build(cls, chosen, f"attack {name}")
+    for option, value in vars(made).items():
+        require_finishable(value, f"attack {name}: {option.replace('_', '-')}")
+    return made
+
+
+def require_finishable(value: object, what: str) -> None:
+    """Refuse a count that no machine would come to the end of.
+
+    Raises:
+        UserError: it is above ``MOST``.
+    """
+    if isinstance(value, int) and value > MOST:
+        raise UserError(f"{what} is {str(value)[:30]}; nothing above {MOST:,} ever ends")
 
 
 def radii_of(

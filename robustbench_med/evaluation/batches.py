@@ -68,7 +68,7 @@ def evaluate_batch(plan: Plan, copies: Copies, number: int, index: NDArray[np.in
     adversarial = _attack(plan, target, batch, clean)
     scored = _scored(plan, copies.scoring, adversarial, "score", batch.ids)
     seen = scores(copies.attacked, adversarial, plan.draws, plan.seed, "score", batch.ids)
-    changed = _changed(seen, scored)
+    changed = _changed(seen, scored) if plan.model.copies else torch.full((len(batch),), torch.nan)
     choosing = {}
     if not target.deterministic:
         choosing = _scored(plan, copies.scoring, adversarial, "choose", batch.ids)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_med.util.arrays import read_npz
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import replacing
 
 Scores = Mapping[str, NDArray[np.float32]]
 """By head (R, N, columns)."""
 
+# What NumPy and zipfile say of archives that are cut, flipped, encrypted, no archives, or larger than memory.
 GROUPS = ("labels", "clean", "adversarial", "choosing", "shown")
 
 
@@ -79,16 +79,17 @@ class Outcomes:
         """Read what ``save`` wrote.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: the file is missing or damaged, or its parts do not fit each other.
         """
+        if not path.is_file():  # of a pipe nothing would ever come
+            raise UserError(f"{path} is missing or no plain file; delete its folder and run again")
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
+            arrays = read_npz(path)
             under = {
                 name: {k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{name}/")}
                 for name in GROUPS
             }
-            return cls(
+            loaded = cls(
                 ids=tuple(arrays["ids"].tolist()),
                 groups=tuple(arrays["groups"].tolist()),
                 batches=arrays["batches"],
@@ -99,8 +100,30 @@ class Outcomes:
                 seconds=float(arrays["seconds"]),
                 **under,
             )
-        except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f"{path} is damaged ({error}); delete its folder and run again") from error
+            loaded._require_whole()
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} is damaged ({reason}); delete its folder and run again") from error
+        return loaded
+
+    def _require_whole(self) -> None:
+        """Make sure that every part is about the same samples and heads (ValueError otherwise)."""
+        count, heads = len(self.ids), set(self.clean)
+        if not count or not heads:
+            raise ValueError("it holds no samples")
+        for name in ("groups", "batches", "changed", "gave_up"):
+            if np.shape(getattr(self, name)) != (count,):
+                raise ValueError(f"{name} are of other samples than the ids")
+        for name in ("labels", "adversarial", *(["choosing"] if self.choosing else [])):
+            if set(getattr(self, name)) != heads:
+                raise ValueError(f"{name} are of other heads than the clean scores")
+        if any(len(y) != count or y.dtype.kind not in "iu" for y in self.labels.values()):
+            raise ValueError("labels are no whole numbers, one for each sample")
+        for name in ("clean", "adversarial", "choosing"):
+            for head, z in getattr(self, name).items():
+                like = self.clean[head].shape[1:]
+                if z.dtype.kind != "f" or z.ndim != 3 or z.shape[1:] != like or z.shape[1] != count:
+                    raise ValueError(f"{name} scores of {head} do not fit the samples")
 
     def take(self, index: NDArray[np.int64]) -> Outcomes:
         """The samples at ``index``, without pictures."""

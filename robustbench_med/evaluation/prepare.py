@@ -20,6 +20,7 @@ from robustbench_med.evaluation.adversary import (
     make_goal,
     make_threat_model,
     radii_of,
+    require_finishable,
     source_of,
 )
 from robustbench_med.evaluation.plan import Plan
@@ -44,6 +45,8 @@ class RunConfig:
         dataset: a data set's name, or a path to somebody's own data (docs/data.md); two with " + " between
             are joined by index.
         weights: a safetensors file; the shipped weights of (model, data set) when not given.
+        model_options: how a net of your own is called, see ``models.wrap.wrap``: inputs, outputs, mean, std,
+            mode.
         eps: radius of every attacked modality, or of each by name, in units of the modality (a share of the
             range; of a table, standard deviations); by default 4/255, MAIL's release, and 0.1 for tables.
         norm: "linf", "l2", or "l2-joint": one L2 ball for all attacked modalities together.
@@ -67,6 +70,7 @@ class RunConfig:
     attack: str
     dataset: str = "phantom"
     weights: str | None = None
+    model_options: Mapping[str, Any] = field(default_factory=dict)
     eps: Fraction | Mapping[str, Fraction] | None = None
     norm: str = "linf"
     modality: tuple[str, ...] = ()
@@ -107,6 +111,8 @@ class ModelChoice(Protocol):
     def device(self) -> str: ...
     @property
     def defenses(self) -> tuple[DefenseConfig, ...]: ...
+    @property
+    def model_options(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -157,12 +163,20 @@ def prepare(config: RunConfig, subject: Subject | None = None) -> Prepared:
     counts = (config.batch_size, config.draws, _draws(config))
     if config.samples < 0 or min(counts) < 1:
         raise UserError("samples must be 0 (all) or more; batch-size, draws and eot 1 or more")
-    require_model(config.model)
+    for what, count in zip(("batch-size", "draws", "eot"), counts, strict=True):
+        require_finishable(count, what)
+    if subject is None:
+        require_model(config.model)
     whole = subject.whole if subject else load_dataset(config.dataset, "test")
     goal = make_goal(config.head, whole.info, config.towards)
     split = subset(asked_about(whole, goal, config.towards), config.samples)
     threat = make_threat_model(config.eps, config.norm, config.modality, split.info)
     subject = subject or load_subject(config, whole)
+    if attack.knowledge == "white box" and not subject.loaded.model.differentiable:
+        raise UserError(
+            f"{subject.loaded.config.label} tells scores, no gradients, which {config.attack} climbs; choose "
+            "square, spsa, hop-skip-jump, or transfer from a surrogate"
+        )
     random = subject.loaded.model.draws_shared_by != "none"
     plan = Plan(
         model=subject.loaded.model,
@@ -221,11 +235,26 @@ def load_subject(config: ModelChoice, whole: Split) -> Subject:
     """
     require_model(config.model)
     loaded = load_model(
-        config.model, config.dataset, config.weights, config.device, whole.info, config.defenses
+        config.model,
+        config.dataset,
+        config.weights,
+        config.device,
+        whole,
+        config.defenses,
+        config.model_options,
     )
+    return looked_at(loaded, whole, config.device)
+
+
+def looked_at(loaded: LoadedModel, whole: Split, device: str) -> Subject:
+    """A model probed on the data.
+
+    Raises:
+        UserError: see ``probe``; weights trained on another split of the same data.
+    """
     check_fits(loaded.model, whole.info, loaded.config.label)
-    caveats = weights_caveats(loaded, whole)
-    found = probe(loaded.fresh(), whole, config.device, loaded.config.label)
+    caveats = (*loaded.caveats, *weights_caveats(loaded, whole))
+    found = probe(loaded.fresh(), whole, device, loaded.config.label)
     loaded.model.least = found.least
     if found.writes:
         loaded.model.writes_inputs = True
@@ -300,7 +329,7 @@ def subset(split: Split, samples: int) -> Split:
 def _stored(config: RunConfig, plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
     """The config with every default filled in, less what changes no number."""
     stored = asdict(config)
-    for name in ("out", "leaderboard", "weights"):
+    for name in ("out", "leaderboard", "weights", "model_options"):  # the last are part of the model's config
         del stored[name]
     random = plan.model.draws_shared_by != "none"
     modalities = plan.split.info.modalities

@@ -132,7 +132,8 @@ def _repeats(
     model: FusionModel, inputs: Mapping[str, Tensor], scores: Mapping[str, Tensor], least: int
 ) -> bool:
     """Whether scores come out again: of the whole batch, and of its first samples alone."""
-    for rows in (len(next(iter(inputs.values()))), least):
+    everyone = len(next(iter(inputs.values())))
+    for rows in (everyone,) if model.draws_follow_shape else (everyone, least):
         again = model({name: x[:rows].clone() for name, x in inputs.items()})
         for head, z in scores.items():
             span = float(z.max() - z.min())

@@ -149,13 +149,21 @@ def count_all(
         if not path.exists():
             batch = load_batch(split, np.array([number]), device)
             write_json(path, asdict(count_votes(model, batch, smoothing)))
-        votes.append(_read_votes(path))
+        votes.append(_read_votes(path, model, smoothing))
         advance()
     return votes
 
 
-def _read_votes(path: Path) -> Votes:
+def _read_votes(path: Path, model: FusionModel, smoothing: Smoothing) -> Votes:
     try:
-        return build(Votes, read_json(path), str(path))
+        votes = build(Votes, read_json(path), str(path))
     except (TypeError, UserError) as error:
         raise UserError(f"{path} is damaged; delete its folder and run again") from error
+    answers = {question: len(head.answers) for head in model.answers.values() for question in head.questions}
+    if (
+        not votes.guess.keys() == votes.hits.keys() == answers.keys()
+        or not all(0 <= votes.guess[question] < count for question, count in answers.items())
+        or not all(0 <= hits <= smoothing.n for hits in votes.hits.values())
+    ):
+        raise UserError(f"{path} is damaged; delete its folder and run again")
+    return votes

@@ -88,13 +88,18 @@ class Samples:
         try:
             ids = tuple(map(str, stored["ids"]))
             shapes = {kind: (int(stored["draws"][kind]), len(ids)) for kind in ("clean", "robust")}
-            names = stored["clean"]
+            names, batches = stored["clean"], [int(size) for size in stored["batches"]]
+            if min(batches) < 0 or sum(batches) != len(ids) or record["headline"] not in names:
+                raise ValueError("batches or names do not fit the samples")
+            groups = ids if stored["groups"] is None else tuple(map(str, stored["groups"]))
+            if len(groups) != len(ids) or set(names) != set(stored["robust"]):
+                raise ValueError("groups or names do not fit the samples")
             known = {name: np.ones(len(ids), bool) for name in names}
             known |= {name: _unpack(bits, (len(ids),)) for name, bits in stored["known"].items()}
             return cls(
                 ids,
-                ids if stored["groups"] is None else tuple(map(str, stored["groups"])),
-                np.repeat(np.arange(len(stored["batches"])), stored["batches"]),
+                groups,
+                np.repeat(np.arange(len(batches)), batches),
                 {name: _unpack(bits, shapes["clean"]) for name, bits in stored["clean"].items()},
                 {name: _unpack(bits, shapes["robust"]) for name, bits in stored["robust"].items()},
                 known,

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
-from robustbench_med.api.data import DatasetInfo
+from robustbench_med.api.data import Split
 from robustbench_med.api.model import FusionModel
 from robustbench_med.data.catalog import load_dataset, short_name
-from robustbench_med.models.named import DefenseConfig, ModelConfig, build_model, is_path, model_config
+from robustbench_med.models.bound import look
+from robustbench_med.models.code import fingerprint, made_by, with_options
+from robustbench_med.models.named import (
+    DefenseConfig,
+    ModelConfig,
+    build_model,
+    is_code,
+    is_path,
+    make_defense,
+    model_config,
+)
+from robustbench_med.models.state import load_state
 from robustbench_med.models.weights import (
     config_from_card,
     default_weights,
@@ -22,8 +34,11 @@ from robustbench_med.models.weights import (
     read_card,
     require_own_card,
 )
+from robustbench_med.models.wrap import Wrap
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import given_path, sha256_file
+
+SAMPLES_LOOKED_AT = 3
 
 
 @dataclass(frozen=True)
@@ -32,14 +47,14 @@ class LoadedModel:
 
     Attributes:
         model: in evaluation mode. Whoever wants answers asks a copy (``fresh``).
-        weights: the file's path and SHA-256.
+        weights: the file, None where the weights are in memory; and the SHA-256 of what they are.
         card: the model card beside the weights ({} when there is none).
         caveats: what a reader of a number of this model must know about its training.
     """
 
     model: FusionModel
     config: ModelConfig
-    weights: Path
+    weights: Path | None
     weights_sha256: str
     card: Mapping[str, Any]
     caveats: tuple[str, ...] = ()
@@ -54,23 +69,33 @@ def load_model(
     dataset: str = "phantom",
     weights: str | None = None,
     device: str = "cpu",
-    info: DatasetInfo | None = None,
+    whole: Split | None = None,
     defenses: Sequence[DefenseConfig] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """A trained model, ready to be evaluated.
 
     Args:
-        model: a model's name, or the path of a config. By name, the card beside the weights says
-            what exactly was trained (its width, its defenses' parameters); a config's own words
-            stand, so that a defense's parameters can be changed.
-        info: the data set's, if it is at hand already.
+        model: a model's name, the path of a config, or code that makes one ("file.py:make"). By name, the
+            card beside the weights says what exactly was trained (its width, its defenses' parameters); a
+            config's own words stand, so that a defense's parameters can be changed.
+        whole: the data set's test split, if it is at hand already.
         defenses: put on top of the model's own, in this order.
+        options: how code that makes a net is called, see ``models.wrap.wrap``.
 
     Raises:
         UserError: unknown model or defense, missing or foreign weights.
     """
-    named = model_config(model)
-    path = given_path(weights) if weights else default_weights(named.name, short_name(dataset))
+    whole = whole or load_dataset(dataset, "test")
+    named = ModelConfig("code", model) if is_code(model) else model_config(model)
+    file = given_path(weights) if weights else None
+    if is_code(named.architecture):
+        return _from_code(
+            replace(named, options={**named.options, **(options or {})}), whole, file, device, defenses
+        )
+    if options:
+        raise UserError(f"{model} is a model of this package; {', '.join(options)} are for nets of your own")
+    path = file or default_weights(named.name, short_name(dataset))
     card = read_card(path)
     config = named if is_path(model) or not card else config_from_card(card, str(path.with_suffix(".json")))
     if config.name != named.name:
@@ -78,13 +103,69 @@ def load_model(
             f"{path} holds weights of {config.name!r}, not {named.name!r}; say --model {config.name}"
         )
     config = config.with_defenses(defenses)
-    net = on_device(build_model(config, info or load_dataset(dataset, "test").info), device)
+    net = on_device(build_model(config, whole.info), device)
     load_weights(net, path)
     sha256 = sha256_file(path)
     require_own_card(card, path, sha256)
     if net.channels_last and torch.device(device).type == "cpu":
         lay_channels_last(net)
     return LoadedModel(net.eval(), config, path, sha256, card)
+
+
+def _from_code(
+    config: ModelConfig,
+    whole: Split,
+    weights: Path | None,
+    device: str,
+    defenses: Sequence[DefenseConfig],
+) -> LoadedModel:
+    """A net that somebody's code makes."""
+    made = made_by(config.architecture)
+    if isinstance(made, type):  # written for this package
+        net = made(whole.info.modalities, whole.info.heads, **config.options)
+        if weights is not None:
+            load_weights(net, weights)
+        name = made.__name__ if config.name == "code" else config.name
+        config = replace(config, name=name).with_defenses(defenses)
+        return LoadedModel(on_device(net, device).eval(), config, weights, fingerprint(net, weights), {})
+    spec = with_options(made if isinstance(made, Wrap) else Wrap(made), config.options, config.architecture)
+    if weights is not None:
+        if not isinstance(spec.module, nn.Module):
+            raise UserError(f"{config.architecture} makes a function, into which no weights can be loaded")
+        load_state(spec.module, weights)
+    return wrapped(spec, whole, device, defenses, weights, config)
+
+
+def wrapped(
+    spec: Wrap,
+    whole: Split,
+    device: str = "cpu",
+    defenses: Sequence[DefenseConfig] = (),
+    weights: Path | None = None,
+    config: ModelConfig | None = None,
+) -> LoadedModel:
+    """Somebody's net, called as it was said or as was found out on a few samples of the data.
+
+    Args:
+        weights: the file that its weights were loaded from, if they were.
+        config: of a net that has a name; else the name of its class is its name.
+
+    Raises:
+        UserError: see ``models.wrap.look``; an unknown defense, or one that needs layers it does not have.
+    """
+    index = np.arange(min(SAMPLES_LOOKED_AT, len(whole)))
+    info = whole.info
+    sample = {m.name: torch.from_numpy(whole.values(m.name, index)) for m in info.modalities}
+    found = look(spec, info.modalities, {h.name: h.columns for h in info.heads}, sample)
+    config = config or ModelConfig("code", spec.label)
+    name = spec.label if config.name == "code" else config.name
+    config = replace(config, name=name).with_defenses(defenses)
+    net: FusionModel = found.bound(info.modalities, info.heads)
+    for defense in config.added:
+        make_defense(defense).apply(net)
+    return LoadedModel(
+        on_device(net, device), config, weights, fingerprint(found.spec.module, weights), {}, found.said
+    )
 
 
 def lay_channels_last(model: FusionModel) -> None:
@@ -106,20 +187,3 @@ def on_device(model: FusionModel, device: str) -> FusionModel:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:  # the latter where torch lacks the backend
         raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-
-
-def multiply_accumulates(model: FusionModel, info: DatasetInfo) -> int:
-    """Of one forward pass of one sample, as deployed: a defense that asks the net n times counts n times.
-
-    Args:
-        model: a fresh copy, since it is asked.
-    """
-    rows = model.least
-    device = next(model.parameters(), torch.empty(0)).device
-    sample = {
-        m.name: torch.as_tensor(m.low, dtype=torch.float32, device=device).expand(rows, *m.shape).clone()
-        for m in info.modalities
-    }
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model(sample)
-    return int(counter.get_total_flops()) // 2 // rows

@@ -28,6 +28,10 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  #
 LONGEST_LABEL = 120
 
 
+SCRIPTED = (".ts", ".torchscript", ".pt", ".pth")
+EXPORTED = (".pt2",)
+
+
 @dataclass(frozen=True)
 class DefenseConfig:
     """A defense by name, with its parameters."""
@@ -105,6 +109,8 @@ class ModelConfig:
         """The name, with what is not as in the shipped config of that name, and with what was added:
         "mail-x0.25-dropout0.5+gaussian-noise(sigma=0.1)". ``x`` is the width.
         """
+        if is_code(self.architecture):
+            return "+".join([self.name, *(defense.label for defense in self.added)])
         usual = _shipped_config(self.name)
         shipped_options = usual.options if usual else {}
         options: Mapping[str, Any] = {"width": 1, **shipped_options}
@@ -142,6 +148,14 @@ def model_names() -> list[str]:
     return sorted({*shipped("models"), *ARCHITECTURES.entries()})
 
 
+def is_code(name: str) -> bool:
+    """Whether a model is named by code or by a file, "net.py:make", not by a name of the zoo."""
+    before, colon, after = name.rpartition(":")
+    if colon and after.isidentifier():
+        return before.endswith(".py") or all(part.isidentifier() for part in before.split("."))
+    return name.endswith((*SCRIPTED, *EXPORTED, ".py"))
+
+
 def is_path(name: str) -> bool:
     """Whether a model is named by a file."""
     return name.endswith((".yaml", ".yml"))
@@ -153,7 +167,7 @@ def require_model(name: str) -> None:
     Raises:
         UserError: there is none.
     """
-    if name not in model_names() and not is_path(name):
+    if name not in model_names() and not is_path(name) and not is_code(name):
         raise unknown("model", name, model_names())
 
 

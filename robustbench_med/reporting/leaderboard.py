@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import re
 import shutil
@@ -128,8 +129,6 @@ def check_header(path: Path, columns: Sequence[str] = COLUMNS) -> None:
     Raises:
         UserError: the file exists and is no whole leaderboard, or nothing can be written there.
     """
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is not a plain file; give the leaderboard another name")
     read(path, columns)
     with locked(path):
         pass
@@ -138,7 +137,8 @@ def check_header(path: Path, columns: Sequence[str] = COLUMNS) -> None:
 def append(path: Path, new: Mapping[str, str], columns: Sequence[str] = COLUMNS) -> None:
     """Append a row. Safe when two runs end at once; a kill leaves the old file.
 
-    A file of an older version gets the columns that it lacks, empty in its rows.
+    A row of the same run, audited since or made again after a kill, is taken out. A file of an older
+    version gets the columns that it lacks, empty in its rows.
 
     Raises:
         UserError: the file has a foreign header or ends within a quoted cell, or the folder cannot be
@@ -150,8 +150,9 @@ def append(path: Path, new: Mapping[str, str], columns: Sequence[str] = COLUMNS)
             return
         header = _header(path, _needed(columns))
         missing = [column for column in columns if column not in header]
-        if missing:
-            _write_rows(temporary, _rows(path, header), [*header, *missing])
+        if missing or holds(path, new["run"]):
+            others = [each for each in _rows(path, header) if each.get("run") != new["run"]]
+            _write_rows(temporary, others, [*header, *missing])
         else:
             shutil.copyfile(path, temporary)
         _add(temporary, path, _line(new, [*header, *missing]))
@@ -191,8 +192,10 @@ def read(path: Path, columns: Sequence[str] = COLUMNS) -> list[dict[str, str]]:
     Empty lines, rows of commas and the header once more (of a second file) are passed over.
 
     Raises:
-        UserError: the file is no leaderboard, or a line of it is none of one, with its number.
+        UserError: it is no plain file or no leaderboard, or a line of it is none of one, with its number.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is not a plain file; give the leaderboard another name")
     if not path.exists() or path.stat().st_size == 0:
         return []
     return _rows(path, _header(path, _needed(columns)))
@@ -229,7 +232,8 @@ def _rows(path: Path, header: Sequence[str]) -> list[dict[str, str]]:
     text = read_text(path)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     guarded = "'" in text
-    checks = [(header.index(name), name) for name in (*NUMBERS, *NAMED) if name in header]
+    shares = [(header.index(name), name) for name in NUMBERS if name in header]
+    named = [(header.index(name), name) for name in NAMED if name in header]
     try:
         next(reader, None)
         for cells in reader:
@@ -237,8 +241,11 @@ def _rows(path: Path, header: Sequence[str]) -> list[dict[str, str]]:
                 continue
             if len(cells) != len(header) or cells[0].startswith(MARKERS):
                 raise UserError(_other_shape(path, reader.line_num, header, cells))
-            for place, name in checks:
-                if not _makes_sense(name, cells[place]):
+            for place, name in shares:
+                if not _is_share(cells[place], name in NEEDED):
+                    raise UserError(_no_sense(path, reader.line_num, name, cells[place]))
+            for place, name in named:
+                if not cells[place].strip():
                     raise UserError(_no_sense(path, reader.line_num, name, cells[place]))
             found.append(dict(zip(header, map(_unguarded, cells) if guarded else cells, strict=True)))
     except csv.Error as error:
@@ -255,12 +262,10 @@ def _other_shape(path: Path, number: int, header: Sequence[str], cells: Sequence
     return f"{where} has {len(cells)} cells, the header {len(header)}; restore it, or remove that line"
 
 
-def _makes_sense(name: str, cell: str) -> bool:
-    """Whether a cell can stand in its column: a share, or a name."""
-    if name not in NUMBERS:
-        return bool(cell.strip())
+@functools.lru_cache(maxsize=50_000)  # shares have four decimals: few differ
+def _is_share(cell: str, needed: bool) -> bool:
     if not cell:
-        return name not in NEEDED
+        return not needed
     try:
         return 0 <= float(cell) <= 1
     except ValueError:

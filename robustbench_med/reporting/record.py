@@ -23,6 +23,13 @@ from robustbench_med.models.named import card_model
 from robustbench_med.util.errors import UserError
 
 SCHEMA = 2
+PARTS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("run", "headline", "model.label", "model.draws_shared_by", "dataset.name"), str),
+    **dict.fromkeys(("dataset.fingerprint", "threat_model.goal", "attack.name", "audit.verdict"), str),
+    **dict.fromkeys(("config", "accuracy", "threat_model.budgets"), dict),
+    "outcomes": (dict, type(None)),  # None in records that were brought over from schema 1
+}
+"""What is asked of a record that was read, by its place."""
 
 
 def record(
@@ -83,16 +90,21 @@ def require_record(value: Any, where: str) -> dict[str, Any]:
     Raises:
         UserError: it is none, or one of another schema.
     """
-    wanted = ("model", "dataset", "threat_model", "attack", "headline", "accuracy", "audit", "outcomes")
     if not isinstance(value, dict) or "run" not in value:
         raise UserError(f"{where} is no record of robmed run")
     if value.get("schema") != SCHEMA:
         raise UserError(
             f"{where} is of schema {value.get('schema')}, this version reads {SCHEMA}; make it again"
         )
-    missing = [name for name in wanted if name not in value]
-    if missing:
-        raise UserError(f"{where} is no whole record of robmed run: it lacks {missing[0]!r}")
+    for dotted, kind in PARTS.items():
+        if not isinstance(_at(value, dotted), kind):
+            raise UserError(f"{where} is no whole record of robmed run: {dotted!r} is missing or damaged")
+    return value
+
+
+def _at(value: Any, dotted: str) -> Any:
+    for name in dotted.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
     return value
 
 
@@ -100,7 +112,7 @@ def describe_model(loaded: LoadedModel, model: FusionModel, macs: int) -> dict[s
     """The model's part of a record."""
     return {
         **card_model(loaded.config),
-        "weights": loaded.weights.name,
+        "weights": loaded.weights.name if loaded.weights else "in memory",
         "weights_sha256": loaded.weights_sha256,
         "draws_shared_by": model.draws_shared_by,
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from math import ceil, inf, isfinite, log
 from pathlib import Path
@@ -27,10 +27,12 @@ from typing import Any
 import numpy as np
 
 from robustbench_med.api.data import DatasetInfo, Split
+from robustbench_med.api.objective import Goal
 from robustbench_med.data.catalog import load_dataset
+from robustbench_med.evaluation.adversary import require_finishable
 from robustbench_med.evaluation.identity import ROOTS as RUN_ROOTS
 from robustbench_med.evaluation.identity import code_of, identify, modules_of
-from robustbench_med.evaluation.prepare import Subject, given_defenses, load_subject, subset
+from robustbench_med.evaluation.prepare import Subject, asked_about, given_defenses, load_subject, subset
 from robustbench_med.evaluation.votes import Smoothing, Votes, count_all
 from robustbench_med.measure.accuracy import EVERY
 from robustbench_med.measure.certificate import (
@@ -41,7 +43,8 @@ from robustbench_med.measure.certificate import (
     default_radii,
 )
 from robustbench_med.measure.statistics import Estimate
-from robustbench_med.models.load import LoadedModel, multiply_accumulates
+from robustbench_med.models.cost import multiply_accumulates
+from robustbench_med.models.load import LoadedModel
 from robustbench_med.models.named import DefenseSpec, require_model
 from robustbench_med.reporting import certificate, leaderboard
 from robustbench_med.reporting.record import SCHEMA, describe_dataset, describe_model
@@ -62,7 +65,7 @@ class CertifyConfig:
     Attributes:
         sigma: standard deviation of the noise in units of the modality, as epsilon is: one for all, or
             one for each that is smoothed.
-        model, dataset, weights, defenses, device: as in ``RunConfig``.
+        model, dataset, weights, model_options, defenses, device: as in ``RunConfig``.
         n0: noisy copies from which the answer is guessed.
         n: fresh copies on which the guess is tested.
         alpha: probability that the certificate of a sample is wrong.
@@ -77,6 +80,7 @@ class CertifyConfig:
     sigma: Fraction | Mapping[str, Fraction]
     dataset: str = "phantom"
     weights: str | None = None
+    model_options: Mapping[str, Any] = field(default_factory=dict)
     defenses: tuple[DefenseSpec, ...] = ()
     n0: int = 100
     n: int = 1000
@@ -129,9 +133,11 @@ def certify(config: CertifyConfig) -> Certified:
     board = given_path(config.leaderboard) if config.leaderboard is not None else out / "certified.csv"
     require_model(config.model)
     whole = load_dataset(config.dataset, "test")
-    split = subset(whole, config.samples)
+    split = subset(asked_about(whole, Goal(whole.info.heads), None), config.samples)
     smoothing = _smoothing(config, split.info)
     _require_enough_copies(smoothing, len(split.info.heads))
+    for what, count in (("n0", config.n0), ("n", config.n), ("batch-size", config.batch_size)):
+        require_finishable(count, what)
     subject = load_subject(config, whole)
     loaded = subject.loaded
     _require_independent_copies(subject)
@@ -207,7 +213,7 @@ def _stored_config(
 ) -> dict[str, Any]:
     """The config with every default filled in, less what changes no number."""
     stored = asdict(config)
-    for name in ("out", "leaderboard", "weights"):
+    for name in ("out", "leaderboard", "weights", "model_options"):
         del stored[name]
     return stored | {
         "sigma": dict(smoothing.sigmas),

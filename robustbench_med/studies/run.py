@@ -22,7 +22,7 @@ from robustbench_med.measure import metrics
 from robustbench_med.measure.accuracy import Accuracy, accuracies
 from robustbench_med.measure.samples import Samples
 from robustbench_med.measure.worst import worst_case
-from robustbench_med.models.load import multiply_accumulates
+from robustbench_med.models.cost import multiply_accumulates
 from robustbench_med.reporting import leaderboard
 from robustbench_med.reporting.figures import drawn
 from robustbench_med.reporting.picture import draw, draw_draws

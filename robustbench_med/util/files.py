@@ -127,7 +127,7 @@ def locked(path: Path) -> Iterator[None]:
 
     with refusing(path):
         path = path.resolve() if path.is_symlink() else path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        require_writable(path.parent)
         whole = os.fsencode(path.name)
         name = path.name if len(whole) < 240 else hashlib.sha256(whole).hexdigest()
         lock = FileLock(path.with_name(f".{name}.lock"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import re
@@ -10,7 +11,7 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import TextIOWrapper
-from typing import Any, TextIO, cast
+from typing import Any, NoReturn, TextIO, cast
 
 LONGEST = 2000  # characters of a line about an error or a warning
 JOINERS = "\u200c\u200d"  # letters of some scripts, and of emoji, need them
@@ -49,6 +50,15 @@ def complain(message: object) -> None:
 def warn(message: object) -> None:
     """One line on standard error that stops nothing."""
     complain(f"warning: {message}")
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what it refuses in one line, as everything here does."""
+
+    def error(self, message: str) -> NoReturn:
+        """See ``ArgumentParser``."""
+        complain(f"{message}; see {self.prog} --help")
+        sys.exit(2)
 
 
 class Lenient:

@@ -43,6 +43,7 @@ from robustbench_med.measure.verdict import UNAUDITED, Finding, Result, is_faile
 from robustbench_med.reporting import leaderboard
 from robustbench_med.studies import run as pipeline
 from robustbench_med.studies.run import run
+from robustbench_med.util.errors import UserError
 
 QUICK = (
     "batch statistics",
@@ -416,3 +417,22 @@ def test_verdicts_are_words(results: list[Result], complete: bool, knowledge: st
     assert verdict(found, complete, knowledge) == words
     assert is_sound(words) == words.startswith("sound")
     assert is_failed(words) == words.startswith("not sound")
+
+
+@pytest.mark.parametrize(
+    ("attack", "options", "message"),
+    [
+        ("fgsmm", {}, "audit, noise: unknown attack 'fgsmm'; did you mean 'fgsm'"),
+        ("pgd", {"stepz": 2}, "unknown option 'stepz'"),
+        ("pgd", {"steps": "many"}, "steps"),
+        ("pgd", {"loss": ["margin"]}, "loss"),
+    ],
+)
+def test_an_attack_that_cannot_be_made_is_refused_before_the_run(
+    attack: str, options: dict[str, Any], message: str
+) -> None:
+    """As a finding after hours it would come too late."""
+    wrong, right = Other("noise", attack, options), Other("noise", "fgsm")
+    for others, strong in (((wrong,), right), ((right,), wrong)):
+        with pytest.raises(UserError, match=message):
+            AuditConfig(others=others, strong=strong)

@@ -499,6 +499,22 @@ def fewer_images(folder: Path) -> None:
     np.save(path, np.load(path)[:3])
 
 
+ENDLESS = "{'descr': '|u1', 'fortran_order': False, 'shape': (9999999999999999, 3, 48, 48)}"
+
+
+def odd_header(header: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        start = b"\x93NUMPY\x02\0" + len(header).to_bytes(4, "little") + header.encode()
+        (folder / "images-clinical.npy").write_bytes(start + bytes(1000))
+
+    return damage
+
+
+def archive_of_images(folder: Path) -> None:
+    with (folder / "images-clinical.npy").open("wb") as stream:
+        np.savez(stream, a=np.zeros(3, np.uint8))
+
+
 def remove_images(folder: Path) -> None:
     (folder / "images-dermoscopic.npy").unlink()
 
@@ -560,6 +576,18 @@ class TestStore:
             (edit_manifest_and_hash("train,", "dev,"), "manifest.csv has an unusable row .*'dev'"),
             (edit_manifest_and_hash(",0,0,", ",0,777,"), "manifest.csv points to a row"),
             (edit_manifest_and_hash(",0,0,", ",0,x,"), "manifest.csv has an unusable row"),
+            (edit_manifest_and_hash(",0,0,", f",0,{'9' * 30},"), "manifest.csv has an unusable row"),
+            (edit_manifest_and_hash(",0,0,", f",0,{'9' * 200_000},"), "manifest.csv has an unusable row"),
+            (
+                edit_manifest_and_hash(",0,0,", ","),
+                "manifest.csv has an unusable row .*cells than the header",
+            ),
+            (edit_record(format_version=float("inf")), "dataset.json is missing or not"),
+            (edit_record(shapes={"clinical": [float("inf")]}), "dataset.json is missing or not"),
+            (edit_record(options={"size": "9" * 5000}), "dataset.json has unusable options"),
+            (odd_header("(" * 2000), "images-clinical.npy is missing, cut off or not a plain array"),
+            (odd_header(ENDLESS), "images-clinical.npy is missing, cut off or not a plain array"),
+            (archive_of_images, "images-clinical.npy is missing, cut off or not a plain array"),
         ],
     )
     def test_damage(self, milk: FakeMilk, home: Path, damage: Callable[[Path], None], file: str) -> None:

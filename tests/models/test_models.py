@@ -10,14 +10,16 @@ import torch
 from narrow import DEFENSES, NARROW, TWO, images, mail
 from tiny import CHANNELS, CLASSES, ConvNet, asks, random_split, seeded, takes
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from robustbench_med.api.data import DatasetInfo
+from robustbench_med.api.data import DatasetInfo, Split
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.randomness import NoiseSource
+from robustbench_med.models.cost import multiply_accumulates
 from robustbench_med.models.fusion import Concat
 from robustbench_med.models.layers import conv2d_same
-from robustbench_med.models.load import multiply_accumulates
 from robustbench_med.models.mail import MAIL
+from robustbench_med.models.named import build_model, model_config
 from robustbench_med.models.trunks import scaled_widths
 from robustbench_med.util.errors import UserError
 
@@ -225,6 +227,16 @@ def test_multiply_accumulates_of_the_whole_mail(size: int, millions: float) -> N
     net = MAIL(modalities, heads).eval()
     info = DatasetInfo("d", "d", "paired", modalities, heads, "none", "none", True)
     assert multiply_accumulates(net, info) / 1e6 == pytest.approx(millions, rel=2e-3)
+
+
+@pytest.mark.parametrize("name", ["concat", "mail", "bottleneck", "healnet", "mmtm", "low-rank"])
+def test_multiply_accumulates_are_those_of_torchs_own_counter(name: str, phantom: Split) -> None:
+    """With attention, which is no layer of its own, among them."""
+    net = build_model(model_config(name).with_options({"width": NARROW}), phantom.info).eval()
+    sample = {m.name: torch.zeros(1, *m.shape) for m in phantom.info.modalities}
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        net(sample)
+    assert multiply_accumulates(net, phantom.info) == counter.get_total_flops() // 2 > 0
 
 
 def test_multiply_accumulates_count_every_pass_of_a_wrapper() -> None:

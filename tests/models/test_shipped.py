@@ -82,6 +82,7 @@ def test_nothing_ships_untested() -> None:
 @EACH
 def test_card_describes_its_weights(dataset: str, name: str) -> None:
     loaded = load_model(name, dataset)
+    assert loaded.weights is not None
     card = loaded.card
     assert card["weights"]["sha256"] == sha256_file(loaded.weights)
     assert card["weights"]["parameters"] == sum(p.numel() for p in loaded.model.parameters())

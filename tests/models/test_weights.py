@@ -25,7 +25,7 @@ from robustbench_med.util.errors import UserError
 
 def refusal(concat: Path, phantom: Split) -> str:
     with pytest.raises(UserError) as error:
-        load_model("concat", weights=str(concat), info=phantom.info)
+        load_model("concat", weights=str(concat), whole=phantom)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -48,7 +48,7 @@ def one(state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> str:
 
 
 def test_other_weights_under_a_card_are_refused(concat: Path, phantom: Split) -> None:
-    load_model("concat", weights=str(concat), info=phantom.info)
+    load_model("concat", weights=str(concat), whole=phantom)
     change_state(concat, lambda state: state[one(state)].add_(0.01))
     line = refusal(concat, phantom)
     assert line.startswith(f"{concat.with_suffix('.json')} is the card of other weights than")
@@ -74,7 +74,7 @@ def test_weights_without_a_card_are_taken_by_their_config(concat: Path, phantom:
     concat.with_suffix(".json").unlink()
     config = concat.with_name("narrow.yaml")
     config.write_text("{name: concat, architecture: concat, options: {width: 0.03125}}")
-    assert load_model(str(config), weights=str(concat), info=phantom.info).card == {}
+    assert load_model(str(config), weights=str(concat), whole=phantom).card == {}
 
 
 def misshape(state: dict[str, Tensor]) -> None:
@@ -127,7 +127,7 @@ def test_what_no_training_leaves(
 ) -> None:
     change_state(concat, change)
     with pytest.raises(UserError, match=complaint):
-        load_model("concat", weights=str(concat), info=phantom.info)
+        load_model("concat", weights=str(concat), whole=phantom)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -137,7 +137,7 @@ def test_any_precision_is_taken_as_what_it_is(concat: Path, phantom: Split, dtyp
     config.write_text("{name: concat, architecture: concat, options: {width: 0.03125}}")
     before = load_file(concat)
     change_state(concat, lambda state: state.update({one(state): state[one(state)].to(dtype)}))
-    found = load_model(str(config), weights=str(concat), info=phantom.info).model.state_dict()
+    found = load_model(str(config), weights=str(concat), whole=phantom).model.state_dict()
     assert found[one(before)].dtype == torch.float32
     torch.testing.assert_close(found[one(before)], before[one(before)].to(dtype).float())
 
@@ -145,7 +145,7 @@ def test_any_precision_is_taken_as_what_it_is(concat: Path, phantom: Split, dtyp
 @pytest.mark.parametrize("path", ["x" * 5000, ".", "/", "~nobody-lives-here/x.safetensors", "a\0b"])
 def test_paths_that_cannot_be(phantom: Split, path: str) -> None:
     with pytest.raises(UserError) as error:
-        load_model("concat", weights=path, info=phantom.info)
+        load_model("concat", weights=path, whole=phantom)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400
 

@@ -366,7 +366,17 @@ def test_a_killed_certification_goes_on(
     assert found.record["samples"] == expected.record["samples"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"guess": {}}', '{"guess": {"x": "y"}, "hits": {}}'])
+WRONG_VOTES = (
+    '{"guess": {"x": "y"}, "hits": {}}',
+    '{"guess": {}, "hits": {}}',
+    '{"guess": {"zebra": 0}, "hits": {"zebra": 1}}',
+    '{"guess": {"first": 9}, "hits": {"first": 1}}',
+    '{"guess": {"first": 0}, "hits": {"first": 999999}}',
+    '{"guess": {"first": 0}, "hits": {"first": -1}}',
+)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"guess": {}}', *WRONG_VOTES])
 def test_a_damaged_part_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "000000.json").write_text(text)
     model, split = seeded(ConvNet, CHANNELS, TWO_CLASSES), random_split(1, TWO_CLASSES)

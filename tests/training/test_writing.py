@@ -62,7 +62,7 @@ def test_a_kill_at_the_end_leaves_the_old_pair_whole(
     before = sha256_file(old.weights)
     killed_before(step, tmp_path, monkeypatch, replace(RECIPE, seed=1))
     assert sha256_file(old.weights) == before
-    load_model("concat", weights=str(old.weights), info=splits["test"].info)
+    load_model("concat", weights=str(old.weights), whole=splits["test"])
     new = train(replace(RECIPE, seed=1), tmp_path)  # goes on, and need not be told to replace again
     assert sha256_file(new.weights) != before
     assert left(tmp_path) == {new.weights.name, new.card.name}
@@ -81,10 +81,10 @@ def test_a_kill_between_weights_and_card_is_noticed_and_mended(
     old.card.write_bytes(card)  # as if killed between the two renames
     assert checkpoint_of(old.weights).exists()
     with pytest.raises(UserError, match="is the card of other weights than"):
-        load_model("concat", weights=str(old.weights), info=splits["test"].info)
+        load_model("concat", weights=str(old.weights), whole=splits["test"])
     new = train(other, tmp_path)
     assert json.loads(new.card.read_text())["weights"]["sha256"] == sha256_file(new.weights)
-    load_model("concat", weights=str(new.weights), info=splits["test"].info)
+    load_model("concat", weights=str(new.weights), whole=splits["test"])
     assert not checkpoint_of(new.weights).exists()
 
 
