@@ -57,7 +57,7 @@ class DataCheck:
 
     Attributes:
         counts: by head and answer (of several findings: finding) the samples of each split.
-        examples: by class and modality some pictures (H, W) or (H, W, 3) from 0 to 1.
+        examples: by class and modality some pictures, uint8 (H, W) or (H, W, 3).
         said: what had to be guessed to read it.
     """
 
@@ -66,7 +66,7 @@ class DataCheck:
     counts: Mapping[str, Mapping[str, Mapping[str, int]]]
     values: tuple[Values, ...]
     findings: tuple[Finding, ...]
-    examples: Mapping[tuple[str, str], tuple[NDArray[np.float32], ...]] = field(default_factory=dict)
+    examples: Mapping[tuple[str, str], tuple[NDArray[np.uint8], ...]] = field(default_factory=dict)
     said: tuple[str, ...] = ()
 
     @property
@@ -310,9 +310,9 @@ def _near(seen: Looked, modality: str) -> list[Finding]:
     ]
 
 
-def _standard(thumb: NDArray[np.float32]) -> NDArray[np.float32]:
+def _standard(thumb: NDArray[np.uint8]) -> NDArray[np.float32]:
     """A thumbnail as a vector of mean 0 and length 1; zeros when it is constant."""
-    centred = thumb.mean(-1).ravel() if thumb.ndim == 3 else thumb.ravel()
+    centred = (thumb.mean(-1) if thumb.ndim == 3 else thumb).ravel().astype(np.float32)
     centred = centred - centred.mean()
     length = float(np.linalg.norm(centred))
     return np.asarray(centred / length if length > 0 else centred, np.float32)
@@ -330,7 +330,7 @@ def _values(modality: str, looks: Sequence[Look]) -> Values:
     )
 
 
-def _examples(seen: Looked) -> dict[tuple[str, str], tuple[NDArray[np.float32], ...]]:
+def _examples(seen: Looked) -> dict[tuple[str, str], tuple[NDArray[np.uint8], ...]]:
     """Some samples of each class of the first head, the same for everyone."""
     head = seen.heads[0]
     classes: list[tuple[str, NDArray[Any]]] = []

@@ -109,10 +109,12 @@ class Decoded:
     Attributes:
         image: mode "RGB" or "L", at full size; or "F", grey from 0 to 65535.
         rules: what had to be done to get there, in words, for people.
+        scaled: whether the file has grey of more than 8 bits, for which a ``Scale`` is meant.
     """
 
     image: Image.Image
     rules: tuple[str, ...]
+    scaled: bool = False
 
 
 def decode(path: Path, channels: int, deep: bool = False, scale: Scale | None = None) -> Decoded:
@@ -135,14 +137,15 @@ def decode(path: Path, channels: int, deep: bool = False, scale: Scale | None = 
         image = ImageOps.exif_transpose(opened)
     if UPPER_BYTE in rules and 0 < max(high for _, high in _extrema(image)) <= TWELVE_BITS >> 8:
         raise UnusableImageError(NO_SCALE, "16 bits a channel, and no value above 4095")
-    if image.mode.startswith("I") or image.mode == "F":
+    scaled = image.mode.startswith("I") or image.mode == "F"
+    if scaled:
         most = SIXTEEN_BITS if deep and channels == 1 else EIGHT_BITS
         grey = _scaled(image, photometric == WHITE_IS_ZERO, rules, most, scale)
         if most == SIXTEEN_BITS:
-            return Decoded(Image.fromarray(grey.astype(np.float32)), tuple(rules))
+            return Decoded(Image.fromarray(grey.astype(np.float32)), tuple(rules), scaled=True)
         image = Image.fromarray(grey.astype(np.uint8))
     image = _over_black(_eight_bits(image, rules), rules)
-    return Decoded(_in_channels(image, channels, rules), tuple(rules))
+    return Decoded(_in_channels(image, channels, rules), tuple(rules), scaled)
 
 
 def header(path: Path) -> tuple[int, int, int]:

@@ -78,6 +78,11 @@ class Input:
             raise UserError(f"range is {list(self.range)}; it must go from a lower to a higher number")
 
     @property
+    def is_table(self) -> bool:
+        """Whether it is made of columns, not of files."""
+        return self.kind == "table" or bool(self.columns or self.categories)
+
+    @property
     def scale(self) -> Scale | None:
         """The values that become 0 and 1; None when nobody said."""
         if self.window:
@@ -93,6 +98,7 @@ class Question:
     Attributes:
         column: of its label; ``columns``: one for each finding.
         classes: in label order.
+        kind: classes or findings, where that cannot be told: rows of several columns that all have one 1.
         modalities: that the label is about; all when not given.
     """
 
@@ -101,6 +107,7 @@ class Question:
     column: str | None = None
     columns: tuple[str, ...] = ()
     classes: tuple[str | int, ...] = ()
+    kind: Literal["classes", "findings"] | None = None
     modalities: tuple[str, ...] = ()
 
 

@@ -11,7 +11,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from robustbench_med.data.decoding import (
     IMAGE_SUFFIXES,
@@ -112,6 +111,8 @@ def read_pixels(path: Path, form: Form, wanted: Input, axes: Axes) -> tuple[NDAr
         return _resized_array(pixels, form.shape[1:]), rules
     decoded = decode(path, form.shape[0], deep=True, scale=wanted.scale)
     image, sides = decoded.image, form.shape[1:]
+    if wanted.window and not decoded.scaled:
+        raise UnusableImageError("is an image of 8 bits, on which there is no window; drop it")
     if (image.height, image.width) != sides:
         # Averages over all source pixels when it makes an image smaller.
         image = image.resize((sides[1], sides[0]), Image.Resampling.BICUBIC)
@@ -199,6 +200,8 @@ def _resized_array(pixels: NDArray[Any], sides: tuple[int, ...]) -> NDArray[Any]
     """Pixels (C, …) at another size, linear between neighbours after a blur where they are made fewer."""
     if pixels.shape[1:] == sides:
         return pixels
+    from scipy import ndimage  # takes a while to import
+
     ratios = [new / old for new, old in zip(sides, pixels.shape[1:], strict=True)]
     blur = [0.0, *(max(0.0, (1 / ratio - 1) / 2) for ratio in ratios)]
     smooth = ndimage.gaussian_filter(pixels.astype(np.float32), blur, mode="nearest")

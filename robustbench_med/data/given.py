@@ -24,7 +24,10 @@ def is_given(name: str) -> bool:
     separators = [each for each in (os.sep, os.altsep) if each]
     if any(each in name for each in separators) or name.lower().endswith(SUFFIXES) or name.startswith("~"):
         return True
-    return Path(name).exists() if name and "\0" not in name else False
+    try:
+        return bool(name) and Path(name).exists()
+    except (OSError, ValueError):  # too long for a path, or a null character
+        return False
 
 
 def given_source(text: str) -> ListedSource | ArraySource:

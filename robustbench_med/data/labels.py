@@ -85,6 +85,36 @@ def head_of_labels(
     return _several(name, values, names, modalities, said)
 
 
+def head_of_rows(
+    name: str,
+    rows: NDArray[Any],
+    names: Sequence[str],
+    kind: str | None,
+    modalities: tuple[str, ...],
+    said: list[str],
+) -> tuple[Head, Labels]:
+    """``head_of_labels`` of rows whose columns have names.
+
+    Args:
+        kind: "classes" or "findings"; None where nobody said.
+
+    Raises:
+        UserError: every row has exactly one 1 and nobody said which they are.
+    """
+    one_each = set(np.unique(rows).tolist()) <= {0, 1} and bool((rows.sum(1) == 1).all())
+    if kind == "classes" and not one_each:
+        raise UserError(f"{name}: classes need exactly one 1 and else 0 in every row; mend the columns")
+    if kind == "classes":
+        return head_of_labels(name, rows, modalities, said, tuple(names))
+    if kind is None and one_each:
+        raise UserError(
+            f"every row of the columns of {name} has exactly one 1: write kind: classes if there is one "
+            "answer, or kind: findings"
+        )
+    head = MultiLabel(name, findings=tuple(names), modalities=modalities)
+    return head_of_labels(name, rows, modalities, said, None, head)
+
+
 def _class_names(name: str, classes: Classes | None) -> tuple[str, ...] | None:
     if isinstance(classes, str) or (isinstance(classes, int) and classes < 2):
         raise UserError(f"classes of {name} are {classes!r}; give their names in label order, or how many")

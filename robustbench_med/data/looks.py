@@ -34,7 +34,7 @@ class Look:
         low, high: as shares of the full scale.
         digest: of shape and pixels.
         hash: 64 bits of a difference hash: whether each of 8 x 8 places is darker than its right neighbour.
-        thumb: (32, 32) or (32, 32, 3), 0 to 1; of a volume the slice in the middle.
+        thumb: uint8 (32, 32) or (32, 32, 3); of a volume the slice in the middle.
     """
 
     fault: str | None
@@ -44,7 +44,7 @@ class Look:
     high: float
     digest: bytes
     hash: int
-    thumb: NDArray[np.float32]
+    thumb: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -187,12 +187,12 @@ def look(stored: NDArray[Any], shares: NDArray[np.float32]) -> Look:
         high=float(shares.max()),
         digest=digest,
         hash=int(np.packbits(bits).view(">u8")[0]),
-        thumb=thumb,
+        thumb=np.rint(255 * thumb.clip(0, 1)).astype(np.uint8),
     )
 
 
 def _nothing(fault: str) -> Look:
-    return Look(fault, (), "", 0.0, 0.0, b"", 0, np.zeros((THUMB, THUMB), np.float32))
+    return Look(fault, (), "", 0.0, 0.0, b"", 0, np.zeros((THUMB, THUMB), np.uint8))
 
 
 def _shrunk(image: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

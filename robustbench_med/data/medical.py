@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,8 +43,10 @@ MAGIC_AT, MAGIC = 128, b"DICM"
 MOST_BITS: Final = 12
 """Of a DICOM without a window: more stored bits than these are rarely all used, so that they say no scale."""
 MOST_CHANNELS: Final = 16
-NO_SCALE: Final = "has values whose full scale is not known"
-WRITE: Final = "write window: {center: C, width: W} or range: [LOW, HIGH] in dataset.yaml"
+NO_SCALE: Final = (
+    "has values whose full scale is not known (write window: {center: C, width: W} or range: [LOW, HIGH] in "
+    "dataset.yaml)"
+)
 
 Axes = Literal["xyz", "zyx"]
 
@@ -99,7 +103,7 @@ def shape_of(path: Path, axes: Axes = "xyz") -> tuple[int, ...]:
         with _reading(path, "nibabel") as nibabel:
             return _nifti_shape(nibabel.as_closest_canonical(nibabel.load(path)).shape, axes)
     with _reading(path, "pydicom"):
-        header = _header(path)
+        header = _header(path, pixels=False)
         frames = int(getattr(header, "NumberOfFrames", 1) or 1)
         inner = (int(header.Rows), int(header.Columns))
         colours = int(getattr(header, "SamplesPerPixel", 1))
@@ -111,16 +115,18 @@ def patient_of(path: Path) -> str:
     if is_nifti(path):
         return ""
     with _reading(path, "pydicom"):
-        said = str(getattr(_header(path), "PatientID", "") or "")
+        said = str(getattr(_header(path, pixels=False), "PatientID", "") or "")
     return hashlib.sha256(said.encode()).hexdigest()[:12] if said else ""
 
 
 def _has_magic(path: Path) -> bool:
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as stream:
             stream.seek(MAGIC_AT)
             return stream.read(len(MAGIC)) == MAGIC
-    except OSError:
+    except (OSError, ValueError):  # the latter for a null character
         return False
 
 
@@ -136,7 +142,8 @@ def _reading(path: Path, package: str) -> Iterator[Any]:
         ) from error
     own_errors: tuple[type[Exception], ...] = (*_READING_ERRORS, *_own_errors(package.partition(".")[0]))
     try:
-        yield module
+        with _quiet(package):
+            yield module
     except own_errors as error:
         compressed = isinstance(error, RuntimeError | NotImplementedError) and "decode" in str(error).lower()
         fault = (
@@ -145,17 +152,35 @@ def _reading(path: Path, package: str) -> Iterator[Any]:
         raise UnusableImageError(fault, str(error).split("\n")[0][:200]) from error
 
 
+@contextmanager
+def _quiet(package: str) -> Iterator[None]:
+    """What the packages warn of on standard error is either mended by them or raised."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger = logging.getLogger("nibabel.global" if package == "nibabel" else "pydicom")
+        before, logger.disabled = logger.disabled, True
+        try:
+            yield
+        finally:
+            logger.disabled = before
+
+
 def _own_errors(package: str) -> tuple[type[Exception], ...]:
     """What a package raises on bad files that is no subclass of a usual error."""
-    if package == "pydicom":
-        return (importlib.import_module("pydicom.errors").InvalidDicomError,)
-    named = (("filebasedimages", "ImageFileError"), ("spatialimages", "HeaderDataError"))
-    return tuple(getattr(importlib.import_module(f"nibabel.{module}"), name) for module, name in named)
+    modules = {
+        "pydicom": ("errors",),
+        "nibabel": ("filebasedimages", "spatialimages", "wrapstruct", "orientations"),
+    }
+    found = [vars(importlib.import_module(f"{package}.{name}")).values() for name in modules[package]]
+    errors = [each for values in found for each in values if isinstance(each, type)]
+    return tuple(
+        each for each in errors if issubclass(each, Exception) and each.__module__.startswith(package)
+    )
 
 
-def _header(path: Path) -> Any:
-    """A DICOM data set; pixels are read only when they are asked for."""
-    return importlib.import_module("pydicom").dcmread(path)
+def _header(path: Path, pixels: bool = True) -> Any:
+    """A DICOM data set, with or without its pixels."""
+    return importlib.import_module("pydicom").dcmread(path, stop_before_pixels=not pixels)
 
 
 def _dicom(pixels: Any, header: Any, scale: Scale | None) -> Scan:
@@ -193,7 +218,7 @@ def _own_scale(header: Any, stored: NDArray[Any], values: NDArray[np.float64]) -
     bits = int(header.get("BitsStored", 16))
     plain = not np.issubdtype(stored.dtype, np.signedinteger) and np.array_equal(values, stored)
     if not plain or bits > MOST_BITS:
-        raise UnusableImageError(NO_SCALE, f"{values.min():g} to {values.max():g}; {WRITE}")
+        raise UnusableImageError(NO_SCALE, f"{values.min():g} to {values.max():g}")
     return Scale(0, 2**bits - 1), f"{bits} stored bits, 0 to {2**bits - 1}"
 
 
@@ -215,7 +240,7 @@ def _nifti(nibabel: Any, path: Path, scale: Scale | None, axes: Axes) -> Scan:
     low, high = float(ordered.min()), float(ordered.max())
     if scale is None:
         if ordered.dtype.kind != "f" or not (low >= 0 and high <= 1):
-            raise UnusableImageError(NO_SCALE, f"{low:g} to {high:g}; {WRITE}")
+            raise UnusableImageError(NO_SCALE, f"{low:g} to {high:g}")
         scale = Scale(0, 1)
         rules.append("floating point 0 to 1")
     return Scan(_sixteen_bits(scale.shares(ordered)), tuple(rules))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from robustbench_med.api.data import SPLITS, DataSource, Split
 from robustbench_med.api.heads import Head
 from robustbench_med.data.arrays import Taken, as_array, split_of_arrays
 from robustbench_med.data.described import FILE, Description
-from robustbench_med.data.labels import head_of_labels
+from robustbench_med.data.labels import head_of_labels, head_of_rows
 from robustbench_med.data.listing import NO_PATIENTS, SPLIT_WORDS, info_of
 from robustbench_med.data.notes import few
 from robustbench_med.util.errors import UserError, unknown
@@ -35,6 +36,8 @@ GROUP_WORDS: Final = (
     "groups",
     "group",
 )
+# Of damaged, encrypted and oddly compressed archives.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, struct.error)
 _SPLIT = "|".join(sorted(SPLIT_WORDS, key=len, reverse=True))
 _NAME = "|".join(sorted((*INPUT_WORDS, *LABEL_WORDS), key=len, reverse=True))
 KEYS: Final = tuple(
@@ -77,7 +80,7 @@ class Stored:
                 return as_array(np.load(self.path / f"{key}.npy", allow_pickle=False), where)
             with np.load(self.path, allow_pickle=False) as archive:
                 return as_array(archive[key], where)
-        except (OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        except (*_ZIP_ERRORS, OSError, EOFError, KeyError, MemoryError) as error:
             raise UserError(f"{where} cannot be read ({error}); save it again") from error
         except ValueError as error:
             raise UserError(
@@ -103,7 +106,7 @@ def stored_arrays(path: Path) -> Stored:
                 for name in archive.namelist():
                     with archive.open(name) as stream:
                         shapes[name.removesuffix(".npy")] = _shape(stream)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (*_ZIP_ERRORS, OSError, ValueError, EOFError) as error:
         raise UserError(
             f"{path} does not hold plain arrays ({error}); save it again with numpy.savez"
         ) from error
@@ -301,8 +304,12 @@ class ArraySource(DataSource):
                 )
             asked = self.description.heads.get(name)
             classes = tuple(map(str, asked.classes)) if asked and asked.classes else None
-            whole = np.concatenate(parts)
-            found.append(head_of_labels(name, whole, tuple(self.roles.inputs), said, classes)[0])
+            whole, inputs = np.concatenate(parts), tuple(self.roles.inputs)
+            if asked and asked.kind and whole.ndim == 2:
+                names = classes or tuple(map(str, range(whole.shape[1])))
+                found.append(head_of_rows(name, whole, names, asked.kind, inputs, said)[0])
+            else:
+                found.append(head_of_labels(name, whole, inputs, said, classes)[0])
         return tuple(found)
 
     def _texts(self, keys: Mapping[str, str], split: str) -> Sequence[str] | None:

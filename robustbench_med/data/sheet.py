@@ -13,12 +13,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_med.api.heads import Head, MultiLabel
+from robustbench_med.api.heads import Head
 from robustbench_med.data.described import FILE, Description, Input, Question
 from robustbench_med.data.features import features_of
 from robustbench_med.data.files import is_picture
 from robustbench_med.data.folders import printable
-from robustbench_med.data.labels import head_of_labels
+from robustbench_med.data.labels import head_of_labels, head_of_rows
 from robustbench_med.data.listing import Listing, split_word
 from robustbench_med.data.notes import few
 from robustbench_med.data.tables import stated
@@ -98,12 +98,12 @@ def list_sheet(path: Path, told: Description) -> Listing:
     files = {
         name: _files(sheet, given.column or name, folder)
         for name, given in told.modalities.items()
-        if given.kind != "table"
+        if not given.is_table
     }
     tables = {
         name: features_of(name, sheet.columns, given, np.array(splits) == "train", said)
         for name, given in told.modalities.items()
-        if given.kind == "table"
+        if given.is_table
     }
     labels: dict[str, NDArray[np.int64]] = {}
     heads: list[Head] = []
@@ -241,9 +241,8 @@ def _labels(
     )
     if odd is not None:
         raise UserError(f"{sheet.path}: the finding {odd!r} must be 0, 1, -1 or empty in every row")
-    findings = classes or tuple(column.replace(".", "_") for column in asked.columns)
-    head = MultiLabel(name, findings=findings, modalities=modalities)
-    return head_of_labels(name, np.stack(columns, 1), modalities, said, None, head)
+    names = classes or tuple(column.replace(".", "_") for column in asked.columns)
+    return head_of_rows(name, np.stack(columns, 1), names, asked.kind, modalities, said)
 
 
 def numbers_or_texts(values: Sequence[str]) -> NDArray[np.float64] | NDArray[np.str_]:

@@ -67,7 +67,7 @@ def draw(found: DataCheck, path: Path) -> None:
         for number, modality in enumerate(modalities):
             for place, thumb in enumerate(found.examples[said, modality]):
                 axis = axes[row, EXAMPLES * number + place]
-                axis.imshow(thumb, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+                axis.imshow(thumb, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             if row == 0:
                 axes[0, EXAMPLES * number].set_title(label(modality), fontsize=8)
     figure.suptitle(label(found.name), fontsize=9)

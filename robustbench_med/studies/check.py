@@ -26,7 +26,8 @@ def check_data(name: str, picture: Path | None = None) -> tuple[DataCheck, Path 
         UserError: the data cannot even be listed.
     """
     called = short_name(name)
-    found = check(called, source(name))
+    data = source(name)
+    found = check(getattr(data, "name", called), data)
     plain = re.sub(r"[^\w.+-]+", "-", called, flags=re.ASCII).strip("-") or "data"
     path = given_path(picture or Path("data-check") / f"{plain}.png")
     if not found.examples:

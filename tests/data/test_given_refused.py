@@ -136,6 +136,17 @@ X, Y = noise(4, 5, 5), [0, 1, 0, 1]
             ),
             "holds 'f', which is no number; add it to categories:",
         ),
+        (
+            lambda p: sheet(p, "0.png,1,0", "1.png,0,1", header="path,a,b", yaml="heads: {dx: [a, b]}\n"),
+            "write kind: classes",
+        ),
+        (
+            lambda p: sheet(
+                p, "0.png,1,1", header="path,a,b", yaml="heads: {dx: {columns: [a, b], kind: classes}}\n"
+            ),
+            "exactly one 1 and else 0",
+        ),
+        (lambda p: sheet(p, yaml="window: {center: 40, width: 400}\n"), "on which there is no window"),
         (two_tables, "holds several things (list.csv, other.csv)"),
         (pickled, "objects are never read"),
         (cut_off, "does not hold plain arrays"),

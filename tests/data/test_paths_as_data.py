@@ -167,6 +167,21 @@ def test_a_csv_with_a_table_and_findings_as_its_dataset_yaml_says(tmp_path: Path
     assert found.subgroups == {"sex": ("m", "f")}
 
 
+@pytest.mark.parametrize(
+    ("kind", "labels"), [("classes", [1, 0, 2]), ("findings", [[0, 1, 0], [1, 0, 0], [0, 0, 1]])]
+)
+def test_columns_with_one_1_are_what_is_said(tmp_path: Path, kind: str, labels: Any) -> None:
+    table(tmp_path / "t.csv", "age,label_a,b,c", "50,0,1,0", "60,1,0,0", "70,0,0,1")
+    (tmp_path / "dataset.yaml").write_text(
+        "modalities: {lab: {columns: [age]}}\n"
+        f"heads: {{dx: {{columns: [label_a, b, c], kind: {kind}}}}}\n"
+    )
+    found = load(tmp_path)
+    assert found.labels["dx"].tolist() == labels
+    assert found.ids == ("row 1", "row 2", "row 3")
+    assert "no training split at hand" in " ".join(found.info.caveats)
+
+
 @pytest.mark.parametrize("delimiter", [";", "\t"])
 def test_a_csv_of_another_country(tmp_path: Path, delimiter: str) -> None:
     path = csv_set(tmp_path)
