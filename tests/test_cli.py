@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import Robmed
 
-from robustbench_med import cli
+from robustbench_med import cli, flags
 
 HEAVY = ("torch", "numpy", "pandas", "matplotlib", "pydantic", "torchattacks", "art")
 PROBE = f"""
@@ -67,7 +67,7 @@ LISTED = {
 }
 
 
-@pytest.mark.parametrize("what", cli.LISTS)
+@pytest.mark.parametrize("what", flags.LISTS)
 def test_lists(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", what]) == 0
     lines = capsys.readouterr().out.splitlines()

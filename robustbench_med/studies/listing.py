@@ -22,7 +22,7 @@ Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
 def rows(what: str) -> Rows:
-    """Column titles and rows of one of ``cli.LISTS``."""
+    """Column titles and rows of one of ``flags.LISTS``."""
     if what == "models":
         return _models()
     folders = {"recipes": "train", "protocols": "protocols", "suites": "suites"}

@@ -32,7 +32,7 @@ from tiny import (
     threat_of,
 )
 
-from robustbench_med import cli
+from robustbench_med import cli, flags
 from robustbench_med.api.attack import Attack, Batch, Target
 from robustbench_med.api.data import Split
 from robustbench_med.api.threat import Budget
@@ -332,7 +332,7 @@ def test_flags_yaml_and_python_are_the_same(tmp_path: Path) -> None:
 
 
 def _parsed(arguments: list[str]) -> RunConfig:
-    options = cli._parser().parse_args(["run", *arguments])
+    options = flags.parser().parse_args(["run", *arguments])
     parsed = cli._run_config(options)
     assert isinstance(parsed, RunConfig)
     return parsed

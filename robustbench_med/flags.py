@@ -1,0 +1,205 @@
+"""The flags of ``robmed``: what its commands are called and take. Nothing heavy is imported."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from robustbench_med.util.terminal import Parser
+
+LISTS = ("models", "attacks", "defenses", "datasets", "recipes", "protocols", "suites")
+ADDED = "put a defense (robmed list defenses) on top of the model's own; repeatable, in this order"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of ``robmed``; ``command`` of what it reads is a key of ``cli.COMMANDS``."""
+    root = Parser(
+        prog="robmed", description="Robust accuracy of multimodal medical classifiers that can be trusted."
+    )
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands.add_parser("run", help="attack a model and record its robust accuracy"))
+    _add_run(commands.add_parser("audit", help="the same, and check whether the number can be trusted"), True)
+    _add_curve(commands.add_parser("curve", help="robust accuracy over epsilon, with figure"))
+    _add_modalities(commands.add_parser("modalities", help="each modality attacked alone, together, missing"))
+    _add_suite(commands.add_parser("suite", help="many models, data sets and protocols: table and figure"))
+    _add_compare(commands.add_parser("compare", help="two runs in pairs; --gate for CI"))
+    _add_board(commands.add_parser("board", help="rank the rows of a leaderboard that can be trusted"))
+    _add_certify(commands.add_parser("certify", help="certify a smoothed model's accuracy over L2 radii"))
+    _add_train(commands.add_parser("train", help="train a model from a recipe"))
+    _add_data(commands.add_parser("data", help="import data sets from their publishers' downloads"))
+    lister = commands.add_parser("list", help="list what there is, plug-ins included")
+    lister.add_argument("what", choices=LISTS)
+    lister.set_defaults(command="list")
+    return root
+
+
+def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
+    add = parser.add_argument
+    add(
+        "config",
+        nargs="?",
+        metavar="PROTOCOL",
+        help="name (robmed list protocols) or YAML; flags win over it",
+    )
+    add("--model", help="name (robmed list models), YAML file, or your own: file.py:make, net.ts")
+    add("--attack", help="name (robmed list attacks), library:Class for an adapter, or several with commas")
+    add("--defense", action="append", dest="defenses", metavar="NAME:OPTION=VALUE,…", help=ADDED)
+    _add_dataset(parser, "data set (robmed list datasets) or path; default phantom, synthetic and built in")
+    add("--weights", help="safetensors or .pt file; default: the shipped ones of this model and data set")
+    _add_net(add)
+    add("--eps", help="radius of every attacked modality, or name=radius,…; default 4/255 (tables 0.1)")
+    add("--norm", help="linf (default), l2, or l2-joint: one ball for all attacked modalities together")
+    add("--modality", help="attack only these modalities, comma-separated; default all")
+    add(
+        "--head",
+        help="what must be wrong: any head (default), all, one head, or one question (findings.mass)",
+    )
+    add("--towards", metavar="FROM=TO", help="a wrong answer to reach, for the one question of --head")
+    add("--steps", type=int, help="gradient steps of the attack")
+    add("--step-size", help="in units of the modality, such as 1/255; default epsilon / 4")
+    add("--restarts", type=int, help="random starts of the attack")
+    add("--loss", help="cross-entropy (default) or margin")
+    add("--keep", help="best (default) or last iterate")
+    add("--random-start", action=argparse.BooleanOptionalAction, help="start at a random point of the ball")
+    add("--option", action="append", metavar="NAME=VALUE", help="any other option of the attack")
+    add(
+        "--eot",
+        type=_count_or_auto,
+        help="draws behind each gradient of a random model (default 10), or auto",
+    )
+    add("--draws", type=int, help="scoring draws of a random model; default 10")
+    add("--samples", type=int, help="how many test samples, 0 for all; default 200")
+    add("--batch-size", type=int, help="default 100; changes no outcome but of draws that a batch shares")
+    add("--seed", type=int, help="default 0")
+    add("--device", help="cpu (default), cuda, …")
+    add("--out", help="folder of run folders; default runs")
+    add("--leaderboard", help="CSV that gets the row; default OUT/leaderboard.csv")
+    add(
+        "--audit",
+        nargs="?",
+        const="default",
+        default="default" if audit else None,
+        metavar="AUDIT",
+        help="run every check of an audit: default, quick, or a YAML file (robmed audit)",
+    )
+    parser.set_defaults(command="run")
+
+
+def _add_net(add: Callable[..., Any]) -> None:
+    """How a net of one's own is called, where that cannot be guessed."""
+    add("--inputs", metavar="A,B", help="your net's inputs in order, argument=modality,…, or mapping")
+    add("--outputs", metavar="HEAD=PLACE,…", help="where in what your net returns a head's scores are")
+    add("--normalize", metavar="mean=…,std=…", help="what your net wants its inputs normalised with")
+    add(
+        "--mode", choices=("eval", "as-given"), help="put your net into evaluation mode, or leave it as it is"
+    )
+
+
+def _add_dataset(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--dataset", "--data", metavar="NAME|PATH", help=f"{what}; see docs/data.md")
+    parser.add_argument(
+        "--with",
+        dest="joined_with",
+        metavar="NAME|PATH",
+        help="join a second data set to it by index (unpaired)",
+    )
+
+
+def _add_curve(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument(
+        "--radii", help="radii of every attacked modality; default 0.5/255,1/255,2/255,4/255,8/255"
+    )
+    parser.set_defaults(command="curve")
+
+
+def _add_modalities(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.set_defaults(command="modalities")
+
+
+def _add_suite(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("suite", metavar="SUITE", help="name (robmed list suites) or YAML file")
+    add("--device", default="cpu", help="cpu (default), cuda, …")
+    add("--out", type=Path, help="folder of run folders, table and figure; default runs/SUITE")
+    parser.set_defaults(command="suite")
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("baseline", type=Path, help="run folder (record.json and outcomes.npz)")
+    add("new", type=Path, help="run folder of the same samples and threat model")
+    add("--margin", help="how far robust accuracy may fall or rise; default 0.02, two points")
+    add("--gate", action="store_true", help="exit with 1 when a fall is not excluded, or a rise is certain")
+    parser.set_defaults(command="compare")
+
+
+def _add_board(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("csv", type=Path, metavar="CSV", help="a leaderboard file")
+    parser.set_defaults(command="board")
+
+
+def _count_or_auto(text: str) -> int | str:
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is neither a whole number nor auto") from error
+
+
+def _add_certify(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", required=True, help="name (robmed list models), YAML file, or your own: file.py:make")
+    add("--sigma", required=True, help="noise in units of the modality, or name=sigma,… by modality")
+    add("--defense", action="append", dest="defenses", metavar="NAME:OPTION=VALUE,…", help=ADDED)
+    _add_dataset(parser, "data set (robmed list datasets) or path; default phantom, synthetic and built in")
+    add("--weights", help="safetensors or .pt file; default: the shipped ones of this model and data set")
+    _add_net(add)
+    add("--n0", type=int, help="noisy copies to guess the answer from; default 100")
+    add("--n", type=int, help="fresh copies to test the guess on; default 1000")
+    add("--alpha", type=float, help="chance that the certificate of a sample is wrong; default 0.001")
+    add("--radii", help="L2 radii to report, comma-separated; default quarters of sigma")
+    add("--samples", type=int, help="how many test samples, 0 for all; default 200")
+    add("--batch-size", type=int, help="noisy copies in a forward pass; default 200")
+    add("--seed", type=int, help="default 0")
+    add("--device", help="cpu (default), cuda, …")
+    add("--out", help="folder of run folders; default runs")
+    add("--leaderboard", help="CSV that gets the row; default OUT/certified.csv")
+    parser.set_defaults(command="certify")
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="RECIPE", help="name (robmed list recipes) or YAML file")
+    parser.add_argument(
+        "--model", default="", help="train this one (name or YAML) instead of the recipe's own"
+    )
+    _add_dataset(parser, "train on this data set or path instead of the recipe's")
+    parser.add_argument("--out", help="folder of weights and model card; default weights/DATASET")
+    parser.add_argument("--replace", action="store_true", help="write over weights of another recipe")
+    parser.set_defaults(command="train")
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    checker = actions.add_parser(
+        "check", help="say what in a data set would make a number on it mean nothing"
+    )
+    checker.add_argument(
+        "name", metavar="NAME|PATH", help="data set, or path to your own data (docs/data.md)"
+    )
+    checker.add_argument("--picture", type=Path, help="examples as PNG; default data-check/NAME.png")
+    checker.set_defaults(command="data check")
+    adder = actions.add_parser("add", help="keep a copy of your own data under a name")
+    adder.add_argument("name", help="what --dataset is to call it")
+    adder.add_argument("path", help="folder of classes, CSV, npz, npy or dataset.yaml (docs/data.md)")
+    adder.add_argument("--with", dest="joined_with", metavar="NAME|PATH", help="join a second data set to it")
+    adder.set_defaults(command="data add")
+    importer = actions.add_parser("import", help="read a publisher's download into a compact local copy")
+    importer.add_argument("name", help="data set (robmed list datasets)")
+    importer.add_argument("--from", dest="source", required=True, type=Path, help="the download's folder")
+    importer.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="such as size=64 or classes=all"
+    )
+    importer.set_defaults(command="data import")
