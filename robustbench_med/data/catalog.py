@@ -62,7 +62,7 @@ def require_dataset(name: str) -> None:
 
 
 def source_modules(name: str) -> tuple[str, ...]:
-    """The modules of the registered sources behind a data set; those that read paths are this module's own."""
+    """The modules of the registered sources behind a data set; paths are read by what this one imports."""
     entries = SOURCES.entries()
     parts = [name] if name in entries else name.split(JOINED_BY)
     return tuple(entries[part].module for part in parts if part in entries)
