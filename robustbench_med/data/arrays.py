@@ -14,11 +14,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_med.api.data import DatasetInfo, Split
+from robustbench_med.api.data import SPLITS, DatasetInfo, Split
 from robustbench_med.api.heads import Head
 from robustbench_med.data.labels import Classes, head_of_labels, one_for_each
 from robustbench_med.data.values import Reading, Values, read_values, table_modality
-from robustbench_med.util.errors import UserError
+from robustbench_med.util.errors import UserError, unknown
 
 NOT_STATED: Final = "not stated"
 
@@ -71,6 +71,12 @@ def split_of_arrays(
     Raises:
         UserError: anything that has more than one meaning, or none; the line says what to write.
     """
+    if split not in SPLITS:
+        raise unknown("split", str(split), SPLITS)
+    if subgroups is not None and not isinstance(subgroups, Mapping):
+        raise UserError(
+            "subgroups must be a mapping from a column's name to its values, such as {'sex': [...]}"
+        )
     inputs = _arrays(inputs, "inputs", "modality")
     labels = _arrays(labels, "labels", "head")
     count = _equal_lengths({**{f"input {k}": v for k, v in inputs.items()}, **_named("labels", labels)})
@@ -166,7 +172,12 @@ def _heads(
     modalities: tuple[str, ...],
     said: list[str],
 ) -> tuple[tuple[Head, ...], dict[str, NDArray[np.int64]]]:
-    given = {head.name: head for head in ([heads] if isinstance(heads, Head) else heads or ())}
+    listed = [heads] if isinstance(heads, Head) else list(heads or ())
+    if not all(isinstance(head, Head) for head in listed):
+        raise UserError(
+            "heads= must be heads, such as [MultiLabel('findings', findings=(…), modalities=(…))]"
+        )
+    given = {head.name: head for head in listed}
     odd = sorted(set(given) ^ set(labels)) if given else []
     if odd:
         raise UserError(
@@ -188,5 +199,7 @@ def _text(value: Any) -> str:
 def _texts(values: Sequence[Any], what: str) -> tuple[str, ...]:
     if isinstance(values, str):
         raise UserError(f"{what} is one text, {values!r}; give one for each sample")
+    if isinstance(values, Mapping) or not hasattr(values, "__iter__"):
+        raise UserError(f"{what} must be a list with one entry for each sample, not {type(values).__name__}")
     listed = values.tolist() if hasattr(values, "tolist") else list(values)
     return tuple(_text(value) for value in listed)

@@ -61,6 +61,13 @@ def require_dataset(name: str) -> None:
             raise unknown(SOURCES.kind, part, known)
 
 
+def source_modules(name: str) -> tuple[str, ...]:
+    """The modules of the registered sources behind a data set; paths are read by what this one imports."""
+    entries = SOURCES.entries()
+    parts = [name] if name in entries else name.split(JOINED_BY)
+    return tuple(entries[part].module for part in parts if part in entries)
+
+
 def short_name(name: str) -> str:
     """What a data set is called in names of files: itself, or of a path its last part."""
     if name in SOURCES.entries() or is_added(name):

@@ -7,7 +7,7 @@ from typing import Any
 
 from robustbench_med.api.attack import Attack
 from robustbench_med.api.model import FusionModel
-from robustbench_med.data.catalog import SOURCES
+from robustbench_med.data.catalog import source_modules
 from robustbench_med.evaluation.prepare import Prepared
 from robustbench_med.models.named import DEFENSES, ModelConfig, card_model
 from robustbench_med.util.code import checkout, source_hashes
@@ -39,10 +39,7 @@ def code_of_run(prepared: Prepared) -> dict[str, Any]:
     """The code behind a run: harness, attack, model, defenses, and the data's source."""
     plan, further = prepared.plan, ["robustbench_med.audit.draws"] if prepared.stored["eot"] == "auto" else []
     roots = (*ROOTS, *modules_of(plan.model, prepared.loaded.config), _module(plan.attack), *further)
-    source = SOURCES.entries().get(prepared.config.dataset)
-    if source is not None:
-        roots = (*roots, source.module)
-    return code_of(roots, plan.attack.libraries)
+    return code_of((*roots, *source_modules(prepared.config.dataset)), plan.attack.libraries)
 
 
 def modules_of(model: FusionModel, config: ModelConfig) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ def show(found: DataCheck, console: Console) -> None:
         said = f"{sizes}{more}; {types}; {values.low:.3g} to {values.high:.3g} of the full scale"
         notes.add_row(plain(values.modality), plain(said))
     for line in found.said:
-        notes.add_row("read so", plain(line))
+        notes.add_row("caveat", plain(line))
     for finding in found.findings:
         notes.add_row("GRAVE" if finding.grave else "note", plain(finding.said))
     notes.add_row("verdict", verdict(found))

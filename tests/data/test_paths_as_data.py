@@ -11,7 +11,7 @@ import pytest
 from given import RNG, class_folders, noise, picture, table
 
 from robustbench_med.api.heads import MultiLabel
-from robustbench_med.data.catalog import load_dataset, short_name
+from robustbench_med.data.catalog import load_dataset, short_name, source_modules
 from robustbench_med.util.errors import UserError
 
 REFERENCE = Path(os.environ.get("ROBMED_REFERENCE_DATA", "../shared")) / "data"
@@ -277,6 +277,7 @@ def test_two_sets_joined_by_index(tmp_path: Path) -> None:
     assert found.fingerprint == load(name).fingerprint
     assert len(load(name, "train")) == 8
     assert short_name(name) == "one+two"
+    assert source_modules(f"phantom + {tmp_path / 'one'}") == ("robustbench_med.data.phantom",)
 
 
 def test_names_win_over_folders_of_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
