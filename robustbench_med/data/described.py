@@ -171,7 +171,7 @@ class Description:
         """Every column that is named."""
         named = {self.split, self.group, self.id, *self.subgroups}
         for given in self.modalities.values():
-            named |= {given.column, *given.columns}
+            named |= {given.column, *given.columns, *given.categories}
         for asked in self.heads.values():
             named |= {asked.column, *asked.columns}
         return {name for name in named if name is not None}

@@ -165,6 +165,10 @@ def test_a_run_on_a_path(
     (clean / "dataset.yaml").write_text("size: 32\n")
     assert robmed("train", "recipe.yaml", "--data", "set")[0] == 0
     assert list((tmp_path / "weights" / "set").glob("*.safetensors"))
+    code, lines = robmed("run", "--model", "mail", "--data", "set", "--with", "phantom", "--attack", "fgsm")
+    assert (code, "set+phantom has 24 test samples" in lines[0]) == (2, True)
+    code, lines = robmed("run", "--model", "early", "--with", "set", "--attack", "fgsm")
+    assert (code, "give that, too" in lines[0]) == (2, True)
     code, lines = robmed("run", "--model", "early", "--data", "set", "--attack", "fgsm", "--samples", 24)
     assert (code, lines) == (0, [])
     assert [each.name.rpartition("-")[0] for each in (tmp_path / "runs").glob("*/")] == [

@@ -165,6 +165,7 @@ def test_a_csv_with_a_table_and_findings_as_its_dataset_yaml_says(tmp_path: Path
     assert isinstance(found.info.head("findings"), MultiLabel)
     assert found.labels["findings"].tolist() == [[0, 1], [1, -1]]
     assert found.subgroups == {"sex": ("m", "f")}
+    assert "columns not used: ct_path (" in " ".join(found.info.caveats)
 
 
 @pytest.mark.parametrize(
