@@ -42,7 +42,7 @@ def code_of_run(prepared: Prepared) -> dict[str, Any]:
     source = SOURCES.entries().get(prepared.config.dataset)
     if source is not None:
         roots = (*roots, source.module)
-    return code_of(roots, plan.attack.libraries)
+    return code_of(roots, (*plan.attack.libraries, *plan.model.libraries))
 
 
 def modules_of(model: FusionModel, config: ModelConfig) -> tuple[str, ...]:
