@@ -58,6 +58,7 @@ class FusionModel(nn.Module, ABC):
         writes_inputs: True for a model that writes into what it is given; it then gets copies.
         draws_follow_shape: True where the draws of a pass depend on how many samples it has.
         copies: False for a model of which there is no fresh copy; whether it remembers cannot be seen then.
+        libraries: distributions that compute its scores, beside torch.
         least: fewest samples in a pass (2 for batch statistics). Fewer are filled up with their last one.
     """
 
@@ -66,6 +67,7 @@ class FusionModel(nn.Module, ABC):
     writes_inputs = False
     draws_follow_shape = False
     copies = True
+    libraries: tuple[str, ...] = ()
     least = 1
 
     def __init__(self, modalities: Sequence[Modality], heads: Sequence[Head]) -> None:

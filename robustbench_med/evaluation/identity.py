@@ -39,7 +39,8 @@ def code_of_run(prepared: Prepared) -> dict[str, Any]:
     """The code behind a run: harness, attack, model, defenses, and the data's source."""
     plan, further = prepared.plan, ["robustbench_med.audit.draws"] if prepared.stored["eot"] == "auto" else []
     roots = (*ROOTS, *modules_of(plan.model, prepared.loaded.config), _module(plan.attack), *further)
-    return code_of((*roots, *source_modules(prepared.config.dataset)), plan.attack.libraries)
+    libraries = (*plan.attack.libraries, *plan.model.libraries)
+    return code_of((*roots, *source_modules(prepared.config.dataset)), libraries)
 
 
 def modules_of(model: FusionModel, config: ModelConfig) -> tuple[str, ...]:

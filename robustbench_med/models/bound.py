@@ -16,6 +16,8 @@ from robustbench_med.api.data import Modality
 from robustbench_med.api.heads import Head
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.randomness import RandomLayer, isolated
+from robustbench_med.models.foreign import Foreign
+from robustbench_med.models.keras_nets import KerasNet, is_keras
 from robustbench_med.models.wrap import Call, Pick, Statistics, Wrap, call_of, parts_of, pick_of
 from robustbench_med.util.errors import UserError
 
@@ -69,7 +71,9 @@ class Bound(FusionModel):
         self.net: Any = spec.module
         self.differentiable = differentiable
         # A function may remember in places that no copy of it copies.
-        self.copies = isinstance(spec.module, nn.Module)
+        foreign = spec.module if isinstance(spec.module, Foreign) else None
+        self.copies = foreign.copies if foreign else isinstance(spec.module, nn.Module)
+        self.libraries = foreign.libraries if foreign else ()
         self.means, self.stds = (
             _by_modality(v, modalities, w) for v, w in ((spec.mean, "mean"), (spec.std, "std"))
         )
@@ -163,10 +167,11 @@ def look(
     Raises:
         UserError: it is in training mode; or something cannot be guessed.
     """
-    spec = _in_its_mode(spec)
+    spec = _in_its_mode(_of_keras(spec))
     call, how = call_of(spec, [m.name for m in modalities])
     probe = Bound(spec, modalities, (), call, Pick({}))
     ready = {name: probe._normalised(name, x) for name, x in sample.items()}
+    spec, taken_off = _with_logits(spec, call, ready)
     arrays = _takes_arrays(spec, call, ready) if spec.arrays is None else spec.arrays
     spec = replace(spec, arrays=arrays)
     first, second = (_returned(spec, call, ready, seed) for seed in (0, 1))
@@ -175,7 +180,7 @@ def look(
     again = {head: _as_scores(z, next(iter(ready.values()))) for head, z in pick(second).items()}
     differs = any(_differs(z, again[head]) for head, z in scores.items())
     random = differs if spec.random is None else spec.random
-    said = [f"{spec.label}: {how}; {where}"]
+    said = [f"{spec.label}: {how}; {where}", *taken_off]
     if arrays:
         said.append(f"{spec.label} takes and returns NumPy arrays: it tells scores, no gradients")
     if random:
@@ -186,6 +191,20 @@ def look(
         said.append(f"{spec.label} is said not to be random, and gives other scores when it is asked again")
     columns = {head: z.shape[1] if z.dim() == 2 else -1 for head, z in scores.items()}
     return Looked(spec, call, pick, columns, random, not arrays, tuple(said))
+
+
+def _of_keras(spec: Wrap) -> Wrap:
+    """A Keras net as a module of our inputs; any other net as it is."""
+    net = spec.module
+    return replace(spec, module=KerasNet(net)) if is_keras(net) else spec
+
+
+def _with_logits(spec: Wrap, call: Call, ready: Mapping[str, Tensor]) -> tuple[Wrap, tuple[str, ...]]:
+    """A Keras net without the activations that its outputs end in, and that in words."""
+    if not isinstance(spec.module, KerasNet):
+        return spec, ()
+    net, said = spec.module.with_logits(lambda net: _answer(replace(spec, module=net), call, ready))
+    return replace(spec, module=net), said
 
 
 def _in_its_mode(spec: Wrap) -> Wrap:
@@ -241,13 +260,22 @@ def _takes_arrays(spec: Wrap, call: Call, ready: Mapping[str, Tensor]) -> bool:
 
 def _returned(spec: Wrap, call: Call, ready: Mapping[str, Tensor], seed: int) -> Any:
     """What a copy of the net returns; the global generators at ``seed`` meanwhile."""
+    net = copy.deepcopy(spec.module) if isinstance(spec.module, nn.Module) else spec.module
+    return _answer(replace(spec, module=net), call, ready, seed)
+
+
+def _answer(spec: Wrap, call: Call, ready: Mapping[str, Tensor], seed: int = 0) -> Any:
+    """What the net returns; the global generators at ``seed`` meanwhile.
+
+    Raises:
+        UserError: it cannot be called so.
+    """
     given: Mapping[str, Any] = {name: x.clone() for name, x in ready.items()}
     if spec.arrays:
         given = {name: x.cpu().numpy() for name, x in given.items()}
-    net = copy.deepcopy(spec.module) if isinstance(spec.module, nn.Module) else spec.module
     try:
         with isolated(seed, next(iter(ready.values())).device, graded=False):
-            return call(net, given)
+            return call(spec.module, given)
     except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
         shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in ready.items())
         said = " ".join(str(error).split())[:200]

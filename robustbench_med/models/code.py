@@ -17,15 +17,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from robustbench_med.api.model import FusionModel
-from robustbench_med.models.named import EXPORTED, SCRIPTED
+from robustbench_med.models.foreign import Foreign
+from robustbench_med.models.keras_nets import SUFFIX, choose_torch, is_keras, load_keras
+from robustbench_med.models.named import EXPORTED, OF_KERAS, OF_ONNX, SCRIPTED
+from robustbench_med.models.onnx_nets import load_onnx
 from robustbench_med.models.wrap import Wrap
 from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.files import given_path, sha256_file
 
+LIBRARIES = ("torch.", "keras.")  # known by their versions
 WRAP_OPTIONS = ("inputs", "outputs", "mean", "std", "random", "mode", "arrays")
 
 
@@ -42,6 +47,13 @@ def made_by(name: str) -> Any:
         )
     if name.endswith(SCRIPTED):
         return _scripted(given_path(name))
+    if name.endswith(OF_ONNX):
+        return load_onnx(given_path(name))
+    if name.endswith(SUFFIX):
+        return load_keras(given_path(name))
+    if name.endswith(OF_KERAS):
+        raise UserError(f"{name}: only files of Keras 3 are read; save it again: net.save('net{SUFFIX}')")
+    choose_torch()
     where, _, attribute = name.rpartition(":")
     if not where:
         raise UserError(f"{name} is a file of code; say which function or class makes the net: {name}:make")
@@ -53,7 +65,9 @@ def made_by(name: str) -> Any:
 
 
 def _called(found: Any, name: str) -> Any:
-    if isinstance(found, nn.Module | Wrap) or (isinstance(found, type) and issubclass(found, FusionModel)):
+    if isinstance(found, type) and issubclass(found, FusionModel):
+        return found
+    if isinstance(found, nn.Module | Wrap) or is_keras(found):
         return found
     if not callable(found):
         raise UserError(f"{name} is {type(found).__name__}; it must be a net, or a function that makes one")
@@ -145,9 +159,10 @@ def fingerprint(module: Callable[..., Any], weights: Path | None = None) -> str:
         weights: the file that they come from, if they do.
     """
     digest, sources = hashlib.sha256(), _sources(module)
-    known = bool(sources) and (isinstance(module, nn.Module) or weights is not None)
+    known = bool(sources) and (isinstance(module, nn.Module | Foreign) or weights is not None)
     for source in sources:
         digest.update(source.encode())
+    digest.update(_structure(module).encode())
     if weights is not None:
         digest.update(sha256_file(weights).encode())
     elif isinstance(module, nn.Module):
@@ -161,12 +176,39 @@ def fingerprint(module: Callable[..., Any], weights: Path | None = None) -> str:
     return digest.hexdigest() if known else hashlib.sha256(uuid.uuid4().bytes).hexdigest()
 
 
+def _structure(module: Callable[..., Any]) -> str:
+    """What a net of library layers computes beside its weights: a Tanh has as many as a ReLU."""
+    if isinstance(module, Foreign):
+        return module.structure
+    if not isinstance(module, nn.Module):
+        return ""
+    return "\n".join(f"{name} {_attributes(part)}" for name, part in module.named_modules())
+
+
+def _attributes(part: nn.Module) -> str:
+    """What a layer holds beside weights and layers, such as the factor it scales by."""
+    held = {name: value for name, value in sorted(vars(part).items()) if not name.startswith("_")}
+    told = (f"{name}={_content(value)}" for name, value in held.items())
+    return f"{type(part).__qualname__}({', '.join(told)})"
+
+
+def _content(value: object) -> str:
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+    return repr(value)
+
+
 def _sources(module: Callable[..., Any]) -> list[str]:
     """The source files of a net's classes that are no library's, by content; [] if one has none."""
     if isinstance(module, torch.jit.ScriptModule):
         return [module.code]
-    parts = {type(m) for m in module.modules()} if isinstance(module, nn.Module) else {module}
-    own = [part for part in parts if not getattr(part, "__module__", "").startswith("torch.")]
+    if isinstance(module, nn.Module):
+        parts: set[Any] = {type(m) for m in module.modules()}
+    else:
+        parts = {module if inspect.isroutine(module) else type(module)}
+    own = [part for part in parts if not getattr(part, "__module__", "").startswith(LIBRARIES)]
     texts = []
     for part in sorted(own, key=lambda part: getattr(part, "__qualname__", "")):
         try:

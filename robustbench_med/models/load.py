@@ -17,6 +17,8 @@ from robustbench_med.api.model import FusionModel
 from robustbench_med.data.catalog import load_dataset, short_name
 from robustbench_med.models.bound import look
 from robustbench_med.models.code import fingerprint, made_by, with_options
+from robustbench_med.models.foreign import Foreign
+from robustbench_med.models.keras_nets import is_keras
 from robustbench_med.models.named import (
     DefenseConfig,
     ModelConfig,
@@ -130,6 +132,11 @@ def _from_code(
         return LoadedModel(on_device(net, device).eval(), config, weights, fingerprint(net, weights), {})
     spec = with_options(made if isinstance(made, Wrap) else Wrap(made), config.options, config.architecture)
     if weights is not None:
+        if isinstance(spec.module, Foreign) or is_keras(spec.module):
+            raise UserError(
+                f"{config.architecture}: a net of another framework brings its weights with it; drop "
+                "--weights, or load them in the code that makes it"
+            )
         if not isinstance(spec.module, nn.Module):
             raise UserError(f"{config.architecture} makes a function, into which no weights can be loaded")
         load_state(spec.module, weights)

@@ -30,6 +30,8 @@ LONGEST_LABEL = 120
 
 SCRIPTED = (".ts", ".torchscript", ".pt", ".pth")
 EXPORTED = (".pt2",)
+OF_KERAS = (".keras", ".h5", ".hdf5")
+OF_ONNX = (".onnx",)
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def is_code(name: str) -> bool:
     before, colon, after = name.rpartition(":")
     if colon and after.isidentifier():
         return before.endswith(".py") or all(part.isidentifier() for part in before.split("."))
-    return name.endswith((*SCRIPTED, *EXPORTED, ".py"))
+    return name.endswith((*SCRIPTED, *EXPORTED, *OF_KERAS, *OF_ONNX, ".py"))
 
 
 def is_path(name: str) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor, nn
 
+from robustbench_med.models.foreign import Foreign
 from robustbench_med.util.errors import UserError
 
 MAPPING = "mapping"
@@ -123,7 +124,8 @@ def _guessed_call(spec: Wrap, known: tuple[str, ...]) -> tuple[Call, str]:
     own = _Parameters.of(spec.module)
     if set(known) <= set(own.names) and set(own.required) <= set(known):
         return Call(known, known), _in_words(known, known, "by name")
-    if len(known) > 1 and len(own.positional) == 1 and own.required == own.positional and not own.starred:
+    alone = len(own.positional) == 1 and own.required == own.positional and not own.starred
+    if len(known) > 1 and alone and not own.all_told:
         return Call(known, as_mapping=True), f"forward({own.required[0]}): one mapping of {', '.join(known)}"
     if own.starred or (
         set(own.required) <= set(own.positional[: len(known)]) and len(known) <= len(own.positional)
@@ -143,15 +145,20 @@ class _Parameters:
         names, required: all that can be given by name, and those without a default.
         positional: those that can be given by position, in order.
         starred: it takes any number by position.
+        all_told: each argument is one input, none is a mapping of them.
     """
 
     names: tuple[str, ...]
     required: tuple[str, ...]
     positional: tuple[str, ...]
     starred: bool
+    all_told: bool = False
 
     @classmethod
     def of(cls, module: Callable[..., Any]) -> _Parameters:
+        if isinstance(module, Foreign):
+            told = module.arguments
+            return cls(told, told, told, starred=False, all_told=True)
         called = module.forward if isinstance(module, nn.Module) else module
         try:
             found = inspect.signature(called).parameters.values()
@@ -200,6 +207,8 @@ def _at(returned: Any, place: str | int | None) -> Any:
         return returned
     if isinstance(place, str) and not isinstance(returned, Mapping):
         return getattr(returned, place)
+    if isinstance(place, int) and isinstance(returned, Mapping) and place not in returned:
+        return list(returned.values())[place]
     return returned[place]
 
 

@@ -142,7 +142,7 @@ def certify(config: CertifyConfig) -> Certified:
     loaded = subject.loaded
     _require_independent_copies(subject)
     stored = _stored_config(config, split, loaded, smoothing)
-    code = code_of((*ROOTS, *modules_of(loaded.model, loaded.config)), ("scipy",))
+    code = code_of((*ROOTS, *modules_of(loaded.model, loaded.config)), ("scipy", *loaded.model.libraries))
     name = identify(stored, loaded.config, loaded.weights_sha256, split.fingerprint, code)
     called = folder_name(loaded.config.label, "certify", config.dataset, name)
     started = datetime.now(UTC).isoformat(timespec="seconds")
