@@ -9,7 +9,7 @@ from typing import Any
 from robustbench_med.api.data import SPLITS, DataSource, ImportReport, Split
 from robustbench_med.api.registry import Registry
 from robustbench_med.data.added import Added, add, added_names, is_added
-from robustbench_med.data.given import given_source, is_given, last_part
+from robustbench_med.data.given import given_source, is_given, last_part, require_path
 from robustbench_med.data.joined import JOINED_BY, Joined
 from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.files import given_path
@@ -59,6 +59,19 @@ def require_dataset(name: str) -> None:
     for part in [name] if name in known or given_path(name).exists() else name.split(JOINED_BY):
         if part not in known and not is_given(part):
             raise unknown(SOURCES.kind, part, known)
+
+
+def require_at_hand(name: str) -> None:
+    """``require_dataset``, and whatever is a path must be there.
+
+    Raises:
+        UserError: it is not.
+    """
+    require_dataset(name)
+    known = [*SOURCES.entries(), *added_names()]
+    for part in [name] if name in known or given_path(name).exists() else name.split(JOINED_BY):
+        if part not in known:
+            require_path(part)
 
 
 def short_name(name: str) -> str:

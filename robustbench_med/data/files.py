@@ -11,7 +11,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from robustbench_med.data.decoding import (
     IMAGE_SUFFIXES,
@@ -199,6 +198,8 @@ def _resized_array(pixels: NDArray[Any], sides: tuple[int, ...]) -> NDArray[Any]
     """Pixels (C, …) at another size, linear between neighbours after a blur where they are made fewer."""
     if pixels.shape[1:] == sides:
         return pixels
+    from scipy import ndimage  # takes as long to import as all the rest, and few data need it
+
     ratios = [new / old for new, old in zip(sides, pixels.shape[1:], strict=True)]
     blur = [0.0, *(max(0.0, (1 / ratio - 1) / 2) for ratio in ratios)]
     smooth = ndimage.gaussian_filter(pixels.astype(np.float32), blur, mode="nearest")

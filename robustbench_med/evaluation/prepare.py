@@ -15,13 +15,13 @@ from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation.adversary import (
-    attack_class,
     make_attack,
     make_goal,
     make_threat_model,
     radii_of,
     source_of,
 )
+from robustbench_med.evaluation.attacks import attack_class
 from robustbench_med.evaluation.plan import Plan
 from robustbench_med.evaluation.probe import Probed, check_fits, probe
 from robustbench_med.models.load import LoadedModel, load_model
