@@ -106,11 +106,12 @@ def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.studies.run import run_all
 
     console = _console()
-    for result in run_all(config, options.audit):
+    for result in run_all(config, options.audit, options.pictures):
         show(result.record, console)
         say()
         say(f"record  {result.folder / 'record.json'}")
-        if (picture := result.folder / "picture.png").exists():
+        picture = result.folder / "picture.png"
+        if options.pictures and picture.exists():
             say(f"picture {picture}")
         say(f"row     {result.leaderboard}")
 
@@ -126,11 +127,12 @@ def _curve(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.reporting.curve import show
     from robustbench_med.studies.curve import epsilon_curve
 
-    curve, folder = epsilon_curve(config, radii, options.audit)
+    curve, folder = epsilon_curve(config, radii, options.audit, options.pictures)
     show(curve, _console())
     say()
     say(f"curve   {folder / 'curve.json'}")
-    say(f"picture {folder / 'curve.png'}")
+    if options.pictures:
+        say(f"picture {folder / 'curve.png'}")
 
 
 def _modalities(options: argparse.Namespace, argv: Sequence[str]) -> None:
@@ -141,11 +143,12 @@ def _modalities(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.reporting.modalities import show
     from robustbench_med.studies.modalities import modality_table
 
-    table, folder = modality_table(config, options.audit)
+    table, folder = modality_table(config, options.audit, options.pictures)
     show(table, _console())
     say()
     say(f"table   {folder / 'modalities.json'}")
-    say(f"picture {folder / 'modalities.png'}")
+    if options.pictures:
+        say(f"picture {folder / 'modalities.png'}")
 
 
 def _suite(options: argparse.Namespace, argv: Sequence[str]) -> int:

@@ -24,7 +24,7 @@ def run_config(options: argparse.Namespace) -> Any:
     if options.config:
         require("protocol", options.config)
     values = read_yaml(find("protocol", "protocols", options.config)) if options.config else {}
-    other = ("command", "config", "audit", "radii")
+    other = ("command", "config", "audit", "radii", "pictures")
     flags = {k: v for k, v in vars(options).items() if v is not None and k not in other}
     join(flags, values.get("dataset"))
     given = values.get("attack_options") or {}

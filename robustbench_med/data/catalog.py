@@ -82,6 +82,11 @@ def short_name(name: str) -> str:
     return "+".join(parts)
 
 
+def is_own(name: str) -> bool:
+    """Whether a data set is somebody's own, by a path or added: what is said of it was guessed."""
+    return name not in SOURCES.entries()
+
+
 def add_dataset(name: str, given: str) -> ImportReport:
     """Keep a copy of somebody's own data under a name that ``load_dataset`` then finds.
 
