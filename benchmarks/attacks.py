@@ -34,7 +34,7 @@ from robustbench_med.api.heads import SingleLabel
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal
 from robustbench_med.api.threat import Budget, ThreatModel
-from robustbench_med.evaluation.adversary import ATTACKS
+from robustbench_med.evaluation.attacks import ATTACKS
 from robustbench_med.evaluation.plan import load_batch
 
 POINT = 0.01

@@ -26,7 +26,7 @@ from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal
 from robustbench_med.api.threat import Budget, ThreatModel
 from robustbench_med.data.catalog import load_dataset
-from robustbench_med.evaluation.adversary import ATTACKS
+from robustbench_med.evaluation.attacks import ATTACKS
 from robustbench_med.evaluation.batches import evaluate
 from robustbench_med.evaluation.outcomes import Outcomes
 from robustbench_med.evaluation.plan import Plan, load_batch

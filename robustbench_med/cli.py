@@ -11,15 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from robustbench_med.flags import parser
+from robustbench_med.flags import LISTS, parser
+from robustbench_med.options import OPTION, join, net_options, run_config
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import given_path, refusal
+from robustbench_med.util.files import given_path, nearest, refusal
 from robustbench_med.util.terminal import complain, lenient_streams, say
 
-ATTACK_OPTIONS = ("steps", "step_size", "restarts", "loss", "keep", "random_start")
-
-OPTION = "NAME=VALUE, such as size=64"
-PRINTED = ("list", "board", "compare")  # they leave nothing but what they print; others write files
+# They leave nothing but what they print; the others write files.
+PRINTED = ("list", "board", "compare", "completion", "help")
 LONG = ("run", "certify", "train", "curve", "modalities", "suite")  # they go on where they were stopped
 
 
@@ -31,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     with lenient_streams() as out:
-        options = parser().parse_args(argv)
+        root = parser()
+        root.stray = _stray
+        named = not argv or argv[0].startswith("-") or argv[0] in root.commands()
+        options = root.parse_args(argv) if named else argparse.Namespace(command="unknown")
         status = _answer(options, argv)
         out.flush()
     unread = out.lost is not None and out.lost.errno != errno.EPIPE
@@ -64,53 +66,96 @@ def _console() -> Any:
     return Console(width=None if sys.stdout.isatty() else 80, highlight=False, emoji=False)
 
 
+def _help(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del options
+    parser().chosen(argv).print_help()
+
+
+def _stray(word: str) -> str:
+    from robustbench_med.names import stray
+
+    return stray(word)
+
+
+def _unknown(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    """What is no command: perhaps a thing that one is about."""
+    del options
+    from robustbench_med.names import home_of
+
+    home = home_of(argv[0])
+    if home is None:
+        parser().parse_args(argv)  # which refuses it
+        return
+    kind, say_instead = home
+    start = "" if say_instead.startswith("robmed") else "robmed run "
+    raise UserError(f"unknown command {argv[0]!r}: that is a {kind}; say {start}{say_instead}")
+
+
+def _completion(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    from robustbench_med.completion import script
+
+    for line in script(options.shell).splitlines():
+        say(line)
+
+
 def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
+    config = run_config(options)
     from robustbench_med.reporting.table import show
     from robustbench_med.studies.run import run_all
 
     console = _console()
-    for result in run_all(_run_config(options), options.audit):
+    for result in run_all(config, options.audit, options.pictures):
         show(result.record, console)
         say()
         say(f"record  {result.folder / 'record.json'}")
-        if (picture := result.folder / "picture.png").exists():
+        picture = result.folder / "picture.png"
+        if options.pictures and picture.exists():
             say(f"picture {picture}")
         say(f"row     {result.leaderboard}")
 
 
 def _curve(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
-    from robustbench_med.reporting.curve import show
-    from robustbench_med.studies.curve import epsilon_curve
     from robustbench_med.util.fields import number
 
     radii = [number(text, "--radii") for text in options.radii.split(",")] if options.radii else []
     if options.eps and "=" not in options.eps:
         raise UserError("--eps: a curve has several radii; say --radii 1/255,2/255")
-    curve, folder = epsilon_curve(_run_config(options), radii, options.audit)
+    config = run_config(options)
+    from robustbench_med.reporting.curve import show
+    from robustbench_med.studies.curve import epsilon_curve
+
+    curve, folder = epsilon_curve(config, radii, options.audit, options.pictures)
     show(curve, _console())
     say()
     say(f"curve   {folder / 'curve.json'}")
-    say(f"picture {folder / 'curve.png'}")
+    if options.pictures:
+        say(f"picture {folder / 'curve.png'}")
 
 
 def _modalities(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
+    if options.modality:
+        raise UserError("--modality: the table attacks each of them; drop the flag")
+    config = run_config(options)
     from robustbench_med.reporting.modalities import show
     from robustbench_med.studies.modalities import modality_table
 
-    if options.modality:
-        raise UserError("--modality: the table attacks each of them; drop the flag")
-    table, folder = modality_table(_run_config(options), options.audit)
+    table, folder = modality_table(config, options.audit, options.pictures)
     show(table, _console())
     say()
     say(f"table   {folder / 'modalities.json'}")
-    say(f"picture {folder / 'modalities.png'}")
+    if options.pictures:
+        say(f"picture {folder / 'modalities.png'}")
 
 
 def _suite(options: argparse.Namespace, argv: Sequence[str]) -> int:
     del argv
+    from robustbench_med.names import require
+
+    require("suite", options.suite)
     from robustbench_med.studies.suite import Suite, run_suite
 
     suite = Suite.from_yaml(options.suite)
@@ -143,83 +188,34 @@ def _compare(options: argparse.Namespace, argv: Sequence[str]) -> int:
 
 def _board(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
+    path = given_path(options.csv)
+    if not path.exists():
+        raise UserError(f"{path} does not exist{nearest(path) or '; robmed run writes runs/leaderboard.csv'}")
     from robustbench_med.measure.ranking import boards
     from robustbench_med.reporting.board import show
     from robustbench_med.reporting.leaderboard import read
 
-    path = given_path(options.csv)
-    if not path.exists():
-        raise UserError(f"{path} does not exist; robmed run writes runs/leaderboard.csv")
     if not (rows := read(path)):
         raise UserError(f"{path} has no rows; robmed run appends them")
     show(boards(rows))
 
 
-def _net_options(flags: dict[str, Any]) -> dict[str, Any]:
-    """Take what says how a net is called out of the flags."""
-    from robustbench_med.models.flags import net_options
-
-    found = net_options(*(flags.pop(name, None) for name in ("inputs", "outputs", "normalize", "mode")))
-    return {"model_options": found} if found else {}
-
-
-def _run_config(options: argparse.Namespace) -> Any:
-    from robustbench_med.evaluation.prepare import RunConfig
-    from robustbench_med.util.config import build, find, pairs, read_yaml, scalar
-    from robustbench_med.util.fields import named_numbers
-
-    values = read_yaml(find("protocol", "protocols", options.config)) if options.config else {}
-    other = ("command", "config", "audit", "radii")
-    flags = {k: v for k, v in vars(options).items() if v is not None and k not in other}
-    _join(flags, values.get("dataset"))
-    given = values.get("attack_options") or {}
-    if not isinstance(given, dict):
-        raise UserError(f"{options.config}: attack_options must be a mapping, not {type(given).__name__}")
-    own = {name: flags.pop(name) for name in ATTACK_OPTIONS if name in flags}
-    further = pairs(flags.pop("option", []), "--option", OPTION)
-    twice = next((name for name in further if name in own), None)
-    if twice is not None:
-        flag = twice.replace("_", "-")
-        raise UserError(f"--{flag} and --option {flag} are both given; drop one")
-    attack_options = {**given, **own, **{name: scalar(value) for name, value in further.items()}}
-    flags |= _net_options(flags)
-    if "eps" in flags:
-        flags["eps"] = named_numbers(flags["eps"], "--eps")
-    if "modality" in flags:
-        flags["modality"] = tuple(flags["modality"].split(","))
-    merged = {**values, **flags, "attack_options": attack_options}
-    for name in ("model", "attack"):
-        if name not in merged:
-            raise UserError(f"--{name} is missing; see what there is with: robmed list {name}s")
-    return build(RunConfig, merged, options.config or "robmed run")
-
-
-def _join(flags: dict[str, Any], otherwise: str | None = None) -> None:
-    """Put the second data set of --with behind the first."""
-    second = flags.pop("joined_with", None)
-    if second is None:
-        return
-    first = flags.get("dataset") or otherwise
-    if first is None:
-        raise UserError("--with joins a second data set to the one of --data; give that, too")
-    from robustbench_med.data.joined import JOINED_BY
-
-    flags["dataset"] = f"{first}{JOINED_BY}{second}"
-
-
 def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
-    from robustbench_med.reporting.certificate import show
-    from robustbench_med.studies.certify import CertifyConfig, certify
+    from robustbench_med.names import require_all
     from robustbench_med.util.config import build
     from robustbench_med.util.fields import named_numbers, number
 
     flags = {k: v for k, v in vars(options).items() if v is not None and k != "command"}
-    _join(flags)
-    flags |= _net_options(flags)
+    join(flags)
+    flags |= net_options(flags)
     flags["sigma"] = named_numbers(flags["sigma"], "--sigma")
     if "radii" in flags:
         flags["radii"] = tuple(number(text, "--radii") for text in flags["radii"].split(","))
+    require_all(flags)
+    from robustbench_med.reporting.certificate import show
+    from robustbench_med.studies.certify import CertifyConfig, certify
+
     result = certify(build(CertifyConfig, flags, "robmed certify"))
     console = _console()
     show(result.record, console)
@@ -229,13 +225,17 @@ def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 
 def _train(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    from robustbench_med.names import require, require_all
+
+    require("recipe", options.config)
+    require_all({"model": options.model or None, "dataset": options.dataset})
     from robustbench_med.data.catalog import short_name
     from robustbench_med.training.recipe import train_config
     from robustbench_med.training.train import train
 
     recipe = train_config(options.config, options.model)
     chosen = {k: v for k, v in vars(options).items() if k in ("dataset", "joined_with") and v is not None}
-    _join(chosen, recipe.dataset)
+    join(chosen, recipe.dataset)
     recipe = replace(recipe, **chosen)
     out = given_path(options.out or f"weights/{short_name(recipe.dataset)}")
     trained = train(recipe, out, shlex.join(["robmed", *argv]), options.replace)
@@ -246,7 +246,10 @@ def _train(options: argparse.Namespace, argv: Sequence[str]) -> None:
 def _import(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
     from robustbench_med.data.catalog import import_dataset
+    from robustbench_med.names import require
     from robustbench_med.util.config import pairs
+
+    require("data set", options.name)
 
     report = import_dataset(
         options.name, given_path(options.source), **pairs(options.option, "--option", OPTION)
@@ -265,6 +268,9 @@ def _show_import(name: str, report: Any, done: str, hashed: str) -> None:
 
 def _check_data(options: argparse.Namespace, argv: Sequence[str]) -> int:
     del argv
+    from robustbench_med.names import require
+
+    require("data set", options.name)
     from robustbench_med.reporting.datacheck import show
     from robustbench_med.studies.check import check_data
 
@@ -281,7 +287,7 @@ def _add_own(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.data.catalog import add_dataset
 
     flags = {"dataset": options.path, "joined_with": options.joined_with}
-    _join(flags)
+    join(flags)
     _show_import(options.name, add_dataset(options.name, flags["dataset"]), "added to", "test fingerprint")
 
 
@@ -289,14 +295,24 @@ def _list(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
     from rich.table import Table
 
-    from robustbench_med.reporting.text import plain
+    from robustbench_med.reporting.text import headed, plain
     from robustbench_med.studies.listing import rows
 
-    columns, found = rows(options.what)
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in found:
-        table.add_row(*map(plain, row))
-    _console().print(table)
+    console = _console()
+    if options.what is not None:
+        columns, found = rows(options.what)
+        table = Table(*columns, box=None, pad_edge=False)
+        for row in found:
+            table.add_row(*map(plain, row))
+        console.print(table)
+        return
+    for what in LISTS:
+        headed(console, what)
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for name, told, *_ in rows(what)[1]:
+            table.add_row(plain(name), plain(told))
+        console.print(table)
+    console.print("\nrobmed list KIND says more of each: options, weights at hand, files.")
 
 
 Command = Callable[[argparse.Namespace, Sequence[str]], int | None]
@@ -313,6 +329,9 @@ COMMANDS: Mapping[str, Command] = {
     "data add": _add_own,
     "data import": _import,
     "list": _list,
+    "completion": _completion,
+    "help": _help,
+    "unknown": _unknown,
 }
 
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from robustbench_med.util.terminal import Parser
 
-LISTS = ("models", "attacks", "defenses", "datasets", "recipes", "protocols", "suites")
+LISTS = ("models", "attacks", "defenses", "datasets", "recipes", "protocols", "suites", "audits")
+SHELLS = ("bash", "zsh")
 ADDED = "put a defense (robmed list defenses) on top of the model's own; repeatable, in this order"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The parser of ``robmed``; ``command`` of what it reads is a key of ``cli.COMMANDS``."""
     root = Parser(
         prog="robmed", description="Robust accuracy of multimodal medical classifiers that can be trusted."
     )
-    commands = root.add_subparsers(required=True, metavar="COMMAND")
+    root.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    root.set_defaults(command="help")
+    commands = root.add_subparsers(metavar="COMMAND")
     _add_run(commands.add_parser("run", help="attack a model and record its robust accuracy"))
     _add_run(commands.add_parser("audit", help="the same, and check whether the number can be trusted"), True)
     _add_curve(commands.add_parser("curve", help="robust accuracy over epsilon, with figure"))
@@ -28,11 +32,27 @@ def parser() -> argparse.ArgumentParser:
     _add_board(commands.add_parser("board", help="rank the rows of a leaderboard that can be trusted"))
     _add_certify(commands.add_parser("certify", help="certify a smoothed model's accuracy over L2 radii"))
     _add_train(commands.add_parser("train", help="train a model from a recipe"))
-    _add_data(commands.add_parser("data", help="import data sets from their publishers' downloads"))
+    _add_data(commands.add_parser("data", help="check, add or import data sets"))
     lister = commands.add_parser("list", help="list what there is, plug-ins included")
-    lister.add_argument("what", choices=LISTS)
+    lister.add_argument(
+        "what",
+        metavar="KIND",
+        nargs="?",
+        choices=LISTS,
+        help=f"one of {', '.join(LISTS)}, in detail; without it everything",
+    )
     lister.set_defaults(command="list")
+    completer = commands.add_parser("completion", help="print a script that completes robmed in a shell")
+    completer.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash or zsh")
+    completer.set_defaults(command="completion")
     return root
+
+
+def _version() -> str:
+    try:
+        return version("robustbench-med")
+    except PackageNotFoundError:  # run from a copy of the source
+        return "(not installed)"
 
 
 def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
@@ -76,6 +96,7 @@ def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
     add("--device", help="cpu (default), cuda, …")
     add("--out", help="folder of run folders; default runs")
     add("--leaderboard", help="CSV that gets the row; default OUT/leaderboard.csv")
+    add("--no-picture", action="store_false", dest="pictures", help="draw nothing")
     add(
         "--audit",
         nargs="?",
@@ -182,7 +203,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    parser.set_defaults(command="help")
+    actions = parser.add_subparsers(metavar="ACTION")
     checker = actions.add_parser(
         "check", help="say what in a data set would make a number on it mean nothing"
     )

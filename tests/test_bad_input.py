@@ -236,7 +236,7 @@ def test_missing_yaml(robmed: Robmed) -> None:
 
 
 OTHER_COMMANDS = [
-    (["train", "phantom-mial"], "unknown training"),
+    (["train", "phantom-mial"], "unknown recipe"),
     (["train", "nowhere.yaml"], "nowhere.yaml does not exist"),
     (["data", "import", "mlik10k", "--from", "x"], "did you mean 'milk10k'?"),
     (["data", "import", "milk10k", "--from", "x", "--option", "size"], "write NAME=VALUE"),
@@ -251,7 +251,9 @@ def test_other_commands(robmed: Robmed, arguments: Sequence[str], complaint: str
     assert not list(Path().iterdir())
 
 
-@pytest.mark.parametrize("arguments", [[], ["rnu"], ["run", "--samples", "many"], ["list", "things"]])
+@pytest.mark.parametrize(
+    "arguments", [["rnu"], ["data", "chek"], ["run", "--samples", "many"], ["list", "things"]]
+)
 def test_what_argparse_refuses(robmed: Robmed, arguments: Sequence[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         robmed(*arguments)

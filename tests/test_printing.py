@@ -54,7 +54,7 @@ def test_no_error_is_endless(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(line) < LONGEST + 20
 
 
-@pytest.mark.parametrize("arguments", [("list", EVIL), ("run", "--eot", "AUTO"), ("run", f"--{EVIL}"), ()])
+@pytest.mark.parametrize("arguments", [("list", EVIL), ("run", "--eot", "AUTO"), ("run", f"--{EVIL}")])
 def test_what_argparse_refuses_is_one_line(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,6 +37,15 @@ class Registry(Generic[T]):
         """What can be asked for, sorted."""
         return list(self.entries())
 
+    def is_disputed(self, name: str) -> bool:
+        """Whether two packages claim the name, so that ``get`` refuses it."""
+        return bool(self._others(name))
+
+    def _others(self, name: str) -> list[EntryPoint]:
+        """What else claims the name of an entry."""
+        own = self.entries()[name].value
+        return [other for other in entry_points(group=self.group, name=name) if other.value != own]
+
     def get(self, name: str) -> T:
         """Import and return the plug-in called ``name``.
 
@@ -47,12 +56,11 @@ class Registry(Generic[T]):
         entries = self.entries()
         if name not in entries:
             raise unknown(self.kind, name, entries)
-        for other in entry_points(group=self.group, name=name):
-            if other.value != entries[name].value:
-                raise UserError(
-                    f"two packages provide the {self.kind} {name!r}: {provider(entries[name])} and "
-                    f"{provider(other)}; uninstall one of them"
-                )
+        for other in self._others(name):
+            raise UserError(
+                f"two packages provide the {self.kind} {name!r}: {provider(entries[name])} and "
+                f"{provider(other)}; uninstall one of them"
+            )
         try:
             plugin: T = entries[name].load()
         except (Exception, SystemExit) as error:  # whatever a plug-in does when it is imported

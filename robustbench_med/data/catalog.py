@@ -9,7 +9,7 @@ from typing import Any
 from robustbench_med.api.data import SPLITS, DataSource, ImportReport, Split
 from robustbench_med.api.registry import Registry
 from robustbench_med.data.added import Added, add, added_names, is_added
-from robustbench_med.data.given import given_source, is_given, last_part
+from robustbench_med.data.given import given_source, is_given, last_part, require_path
 from robustbench_med.data.joined import JOINED_BY, Joined
 from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.files import given_path
@@ -68,12 +68,30 @@ def source_modules(name: str) -> tuple[str, ...]:
     return tuple(entries[part].module for part in parts if part in entries)
 
 
+def require_at_hand(name: str) -> None:
+    """``require_dataset``, and whatever is a path must be there.
+
+    Raises:
+        UserError: it is not.
+    """
+    require_dataset(name)
+    known = [*SOURCES.entries(), *added_names()]
+    for part in [name] if name in known or given_path(name).exists() else name.split(JOINED_BY):
+        if part not in known:
+            require_path(part)
+
+
 def short_name(name: str) -> str:
     """What a data set is called in names of files: itself, or of a path its last part."""
     if name in SOURCES.entries() or is_added(name):
         return name
     parts = [last_part(part) if is_given(part) else part for part in name.split(JOINED_BY)]
     return "+".join(parts)
+
+
+def is_own(name: str) -> bool:
+    """Whether a data set is somebody's own, by a path or added: what is said of it was guessed."""
+    return name not in SOURCES.entries()
 
 
 def add_dataset(name: str, given: str) -> ImportReport:

@@ -200,7 +200,7 @@ def _resized_array(pixels: NDArray[Any], sides: tuple[int, ...]) -> NDArray[Any]
     """Pixels (C, …) at another size, linear between neighbours after a blur where they are made fewer."""
     if pixels.shape[1:] == sides:
         return pixels
-    from scipy import ndimage  # takes a while to import
+    from scipy import ndimage  # takes as long to import as all the rest, and few data need it
 
     ratios = [new / old for new, old in zip(sides, pixels.shape[1:], strict=True)]
     blur = [0.0, *(max(0.0, (1 / ratio - 1) / 2) for ratio in ratios)]

@@ -14,7 +14,7 @@ from robustbench_med.data.notes import few
 from robustbench_med.data.npz import ArraySource, roles_of, stored_arrays
 from robustbench_med.data.sheet import list_sheet
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import given_path
+from robustbench_med.util.files import given_path, nearest
 
 SUFFIXES = (".csv", ".tsv", ".npz", ".npy", ".yaml", ".yml")
 
@@ -30,17 +30,28 @@ def is_given(name: str) -> bool:
         return False
 
 
+def require_path(text: str) -> None:
+    """Make sure that something is there.
+
+    Raises:
+        UserError: nothing is.
+    """
+    path = given_path(text)
+    if not path.exists():
+        raise UserError(
+            f"there is no file or folder {text}"
+            + (nearest(path) or "; give the path of your data, or a name of robmed list datasets")
+        )
+
+
 def given_source(text: str) -> ListedSource | ArraySource:
     """The data at a path.
 
     Raises:
         UserError: nothing is there, or it is not plain what it is; see docs/data.md.
     """
+    require_path(text)
     path = given_path(text)
-    if not path.exists():
-        raise UserError(
-            f"there is no file or folder {text}; give the path of your data, or a name of robmed list"
-        )
     if path.suffix.lower() in (".yaml", ".yml"):
         return _opened(path.parent, described(path), path)
     if path.is_dir():

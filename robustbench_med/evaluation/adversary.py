@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from robustbench_med.api.attack import Attack
 from robustbench_med.api.data import DatasetInfo, Kind, Modality
 from robustbench_med.api.objective import Goal
-from robustbench_med.api.registry import Registry
 from robustbench_med.api.space import Box
 from robustbench_med.api.threat import Budget, Norm, ThreatModel
+from robustbench_med.evaluation.attacks import attack_class
 from robustbench_med.util.config import build
 from robustbench_med.util.errors import UserError, unknown
 
-ATTACKS: Registry[type[Attack]] = Registry("attack", "robustbench_med.attacks")
 # Linf radii where none is given, in units of the modality: MAIL's released one; a tenth of a feature's
 # standard deviation for tables.
 DEFAULT_RADII: Mapping[Kind, float] = {
@@ -29,18 +28,6 @@ MOST = 100_000_000  # steps, restarts, queries, draws: years of passes
 NORMS: Mapping[str, Norm] = {"linf": "linf", "l2": "l2", JOINT: "l2"}
 
 Radii = float | Mapping[str, float] | None
-
-
-def attack_class(name: str) -> type[Attack]:
-    """The class behind a name, or behind what stands before the colon of one.
-
-    Raises:
-        UserError: unknown attack, or one that is no dataclass.
-    """
-    cls = ATTACKS.get(name.partition(":")[0])
-    if not dataclasses.is_dataclass(cls):
-        raise UserError(f"the attack {name!r} is not a dataclass; its author must make it one")
-    return cls
 
 
 def make_attack(name: str, options: Mapping[str, Any]) -> Attack:
@@ -146,7 +133,7 @@ def make_goal(head: str, info: DatasetInfo, towards: str | None = None) -> Goal:
             raise unknown(f"answer of {goal.questions[0]}", answer, answers)
     if source == target:
         raise UserError(f"--towards {towards}: the answer to reach must be another one")
-    return dataclasses.replace(goal, towards=answers.index(target))
+    return replace(goal, towards=answers.index(target))
 
 
 def source_of(towards: str | None, goal: Goal) -> int | None:

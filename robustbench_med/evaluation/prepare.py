@@ -15,7 +15,6 @@ from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation.adversary import (
-    attack_class,
     make_attack,
     make_goal,
     make_threat_model,
@@ -23,6 +22,7 @@ from robustbench_med.evaluation.adversary import (
     require_finishable,
     source_of,
 )
+from robustbench_med.evaluation.attacks import attack_class
 from robustbench_med.evaluation.plan import Plan
 from robustbench_med.evaluation.probe import Probed, check_fits, probe
 from robustbench_med.models.load import LoadedModel, load_model

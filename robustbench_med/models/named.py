@@ -1,4 +1,4 @@
-"""Named models: an architecture, its options, and the defenses it carries."""
+"""Named models: an architecture, its options, and the defenses it carries. No torch until one is built."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, ConfigDict
 
 from robustbench_med.api.data import DatasetInfo
-from robustbench_med.api.defense import Defense
-from robustbench_med.api.model import FusionModel
 from robustbench_med.api.registry import Registry
 from robustbench_med.util.config import build, find, pairs, read_yaml, scalar, shipped
 from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.fields import STRICT
+from robustbench_med.util.files import given_path, nearest
+
+if TYPE_CHECKING:
+    from robustbench_med.api.defense import Defense
+    from robustbench_med.api.model import FusionModel
 
 ARCHITECTURES: Registry[type[FusionModel]] = Registry("architecture", "robustbench_med.models")
 DEFENSES: Registry[type[Defense]] = Registry("defense", "robustbench_med.defenses")
@@ -169,8 +172,27 @@ def require_model(name: str) -> None:
     Raises:
         UserError: there is none.
     """
-    if name not in model_names() and not is_path(name) and not is_code(name):
+    if name in model_names():
+        return
+    if is_path(name):
+        if not (path := given_path(name)).exists():
+            raise UserError(f"the model config {name} does not exist{nearest(path)}")
+        return
+    if not is_code(name):
         raise unknown("model", name, model_names())
+    where = name.rpartition(":")[0] or name
+    if where.endswith((".py", *SCRIPTED)) and not (path := given_path(where)).is_file():
+        raise UserError(f"there is no file {path}{nearest(path)}")
+
+
+def require_defense(name: str) -> None:
+    """Make sure that there is such a defense; it is not imported.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in DEFENSES.entries():
+        raise unknown(DEFENSES.kind, name, DEFENSES.entries())
 
 
 def model_config(name: str) -> ModelConfig:

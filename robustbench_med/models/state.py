@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from robustbench_med.models.cards import require_weights
 from robustbench_med.util.errors import UserError
 
 PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".tar")
@@ -33,8 +34,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: no such file, another format, a damaged file, or one that holds more than tensors.
     """
-    if not path.is_file():
-        raise UserError(f"there is no weights file {path}")
+    require_weights(path)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

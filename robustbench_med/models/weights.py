@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +12,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from robustbench_med.api.model import FusionModel
+from robustbench_med.models.cards import models_in, require_weights, trained_model, weight_folders
 from robustbench_med.models.named import ModelConfig
 from robustbench_med.util.config import build
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import read_json, replacing
-from robustbench_med.util.terminal import warn
-
-
-def weight_folders() -> list[Path]:
-    """Where weights are looked for: inside the package, then ``weights`` of the clone or folder."""
-    package = Path(str(resources.files("robustbench_med")))
-    return [package / "weights", package.parent / "weights", Path("weights")]
-
-
-def cards_in(folder: Path) -> list[Path]:
-    """The files beside weights that may be cards, sorted; temporary ones that a kill left are not."""
-    return [path for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]
-
-
-def trained_model(card: Path) -> str | None:
-    """The name of the model a card beside some weights speaks of; None when it is no card."""
-    try:
-        content = read_json(card)
-    except UserError:  # whatever lies beside weights must not stand in the way of the others
-        return None
-    model = content.get("model") if isinstance(content, dict) else None
-    name = model.get("name") if isinstance(model, dict) else None
-    return name if isinstance(name, str) else None
-
-
-def models_in(folder: Path) -> dict[Path, str]:
-    """By card, sorted, the models whose weights lie in a folder.
-
-    A file that should be the card of weights and is none costs only those weights, and a warning.
-    """
-    found: dict[Path, str] = {}
-    for card in cards_in(folder):
-        name = trained_model(card)
-        if name is not None:
-            found[card] = name
-        elif card.with_suffix(".safetensors").is_file():
-            warn(f"{card} is not a model card, so the weights beside it are passed over")
-    return found
 
 
 def default_weights(model: str, dataset: str) -> Path:
@@ -128,8 +90,7 @@ def load_weights(model: FusionModel, path: Path) -> None:
         UserError: missing, truncated or foreign file, weights of another architecture or another kind of
             number, or values that no training leaves.
     """
-    if not path.is_file():
-        raise UserError(f"there is no weights file {path}")
+    require_weights(path)
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:

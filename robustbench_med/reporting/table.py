@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from robustbench_med.measure.accuracy import EVERY
-from robustbench_med.measure.verdict import SOUND, UNAUDITED, is_sound
+from robustbench_med.measure.verdict import RESULTS, SOUND, UNAUDITED, is_failed, is_sound
 from robustbench_med.reporting.leaderboard import radius
 from robustbench_med.reporting.text import bare_table, headed, notes_table, plain, stored_percent
 
+FOUND_SOUND = "no check that can be made found the attack too weak or the gradients masked"
 METRICS = {
     "macro_f1": "F1",
     "auroc": "AUROC",
@@ -109,8 +110,12 @@ def _conditions(record: Mapping[str, Any]) -> Table:
     if (worst := record["worst_subgroup"]) is not None:
         said = f"{worst['column']} {worst['value']} ({worst['samples']} samples)"
         table.add_row("worst group", plain(f"{said}: robust {stored_percent(worst['robust'])}"))
-    style = "" if is_sound(record["audit"]["verdict"]) else "bold"
-    table.add_row("verdict", plain(verdict_sentence(record["audit"])), style=style)
+    audit = record["audit"]
+    if audit["findings"] and not audit.get("complete"):
+        table.add_row("checks", plain(_cheap(audit)))
+    style = "" if is_sound(audit["verdict"]) else "bold"
+    for number, said in enumerate(verdict_lines(audit)):
+        table.add_row("" if number else "verdict", plain(said), style=style)
     for caveat in (*record["model"]["caveats"], *record["dataset"]["caveats"]):
         table.add_row("caveat", plain(caveat))
     return table
@@ -139,19 +144,31 @@ def _randomness(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def verdict_sentence(audit: Mapping[str, Any]) -> str:
-    """The verdict with its evidence: "NOT SOUND: more steps (leaves 20.0 %, the run's attack 40.0 %)"."""
+def verdict_lines(audit: Mapping[str, Any]) -> list[str]:
+    """The verdict in words, a line a check that failed or was not made, with its evidence.
+
+    "NOT SOUND: more steps: leaves 20.0 %, the run's attack 40.0 %".
+    """
     words = audit["verdict"]
     if words == UNAUDITED:
-        return "unaudited: only the cheap checks were made (--audit makes all)"
-    if words == SOUND:
-        return "sound: no check found the attack too weak or the gradients masked"
+        return ["UNAUDITED: the cheap checks passed; robmed audit with the same flags makes all"]
     if is_sound(words):
-        return f"{words}: no check that can be made found it wrong"
-    results = ("failed",) if words.startswith("not sound") else ("not made",)
-    reasons = [f"{f['check']} ({f['evidence']})" for f in audit["findings"] if f["result"] in results]
-    start = "NOT SOUND" if words.startswith("not sound") else "INCOMPLETE"
-    return f"{start}: {'; '.join(reasons)}" if reasons else words
+        return [f"{words.replace(SOUND, 'SOUND', 1)}: {FOUND_SOUND}"]
+    failed = is_failed(words)
+    start, result = ("NOT SOUND", "failed") if failed else ("INCOMPLETE", "not made")
+    lines = [f"{start}: {f['check']}: {f['evidence']}" for f in audit["findings"] if f["result"] == result]
+    return lines or [f"{start}: {words.partition(': ')[2] or words}"]
+
+
+def _cheap(audit: Mapping[str, Any]) -> str:
+    """The checks of every run: which, on how many samples, how long."""
+    by_result: dict[str, list[str]] = {}
+    for finding in audit["findings"]:
+        by_result.setdefault(finding["result"], []).append(finding["check"])
+    parts = [
+        f"{', '.join(dict.fromkeys(by_result[result]))} {result}" for result in RESULTS if result in by_result
+    ]
+    return f"{'; '.join(parts)} ({audit['samples']} samples, {audit['seconds']:.1f} s)"
 
 
 def _findings(audit: Mapping[str, Any]) -> Table:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from robustbench_med.measure.statistics import Estimate
 from robustbench_med.util.terminal import visible
+
+if TYPE_CHECKING:
+    from robustbench_med.measure.statistics import Estimate
 
 
 def plain(text: object) -> str:
@@ -21,13 +23,17 @@ def plain(text: object) -> str:
 
 def percent(estimate: Estimate) -> str:
     """A share and its interval in per cent: "96.0 (92.7 to 97.9)"."""
-    value, low, high = (100 * share for share in (estimate.value, estimate.low, estimate.high))
-    return f"{value:.1f} ({low:.1f} to {high:.1f})"
+    return _interval(estimate.value, estimate.low, estimate.high)
 
 
 def stored_percent(stored: Mapping[str, Any]) -> str:
     """``percent`` of an estimate as records have it."""
-    return percent(Estimate(**stored))
+    return _interval(stored["value"], stored["low"], stored["high"])
+
+
+def _interval(*shares: float) -> str:
+    value, low, high = (100 * share for share in shares)
+    return f"{value:.1f} ({low:.1f} to {high:.1f})"
 
 
 def bare_table(*titles: str) -> Table:

@@ -49,6 +49,7 @@ from robustbench_med.models.named import DefenseSpec, require_model
 from robustbench_med.reporting import certificate, leaderboard
 from robustbench_med.reporting.record import SCHEMA, describe_dataset, describe_model
 from robustbench_med.studies.records import folder_name, run_folder
+from robustbench_med.studies.run import say_guesses
 from robustbench_med.util.config import build
 from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.fields import Fraction
@@ -140,6 +141,7 @@ def certify(config: CertifyConfig) -> Certified:
         require_finishable(count, what)
     subject = load_subject(config, whole)
     loaded = subject.loaded
+    say_guesses(subject, config.dataset)
     _require_independent_copies(subject)
     stored = _stored_config(config, split, loaded, smoothing)
     code = code_of((*ROOTS, *modules_of(loaded.model, loaded.config)), ("scipy", *loaded.model.libraries))

@@ -13,7 +13,7 @@ from robustbench_med.measure.curve import EpsilonCurve, curve_of
 from robustbench_med.reporting.curve import draw
 from robustbench_med.reporting.figures import drawn
 from robustbench_med.studies.records import folder_name
-from robustbench_med.studies.run import checked, require_single, run_prepared
+from robustbench_med.studies.run import checked, require_single, run_prepared, say_guesses
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import given_path, sha256_json, write_json
 
@@ -21,7 +21,7 @@ LINF_GRID = tuple(k / 255 for k in (0.5, 1, 2, 4, 8))  # docs/method.md, "Threat
 
 
 def epsilon_curve(
-    config: RunConfig, radii: Sequence[float] = (), audited: str | None = None
+    config: RunConfig, radii: Sequence[float] = (), audited: str | None = None, pictures: bool = True
 ) -> tuple[EpsilonCurve, Path]:
     """Run the same attack at each radius. Every run has its record and row; finished ones are not repeated.
 
@@ -31,7 +31,7 @@ def epsilon_curve(
             8 / 255 for Linf when not given, or as many times a table's default.
 
     Returns:
-        The curve, and the folder with curve.json and curve.png.
+        The curve, and the folder with curve.json and, with ``pictures``, curve.png.
 
     Raises:
         UserError: see ``robustbench_med.studies.run.run``; no radii for an L2 norm, or one that is 0.
@@ -50,16 +50,18 @@ def epsilon_curve(
         raise UserError("curve needs radii above 0: --radii 1/255,2/255")
     if base[of] == 0:
         raise UserError(f"curve: the radius of {of!r} is 0, so the others cannot be scaled with it")
+    say_guesses(first.subject, config.dataset)
     records, out = [], given_path(config.out)
     for radius in chosen:
         eps = {name: epsilon * radius / base[of] for name, epsilon in base.items()} | {of: radius}
         prepared = prepare(replace(config, eps=eps), first.subject)
-        records.append(run_prepared(prepared, audited, reuse=True).record)
+        records.append(run_prepared(prepared, audited, reuse=True, pictures=pictures).record)
     curve = curve_of(records, chosen, of)
     label, dataset = records[0]["model"]["label"], records[0]["dataset"]["name"]
     folder = out / folder_name(label, "curve", dataset, sha256_json(curve.runs)[:12])
     write_json(folder / "curve.json", curve.as_record() | {"folder": folder.name})
-    drawn(partial(draw, curve), folder / "curve.png")
+    if pictures:
+        drawn(partial(draw, curve), folder / "curve.png")
     return curve, folder
 
 

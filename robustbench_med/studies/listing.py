@@ -1,23 +1,31 @@
-"""What ``robmed list`` shows: shipped and installed plug-ins alike."""
+"""What ``robmed list`` shows: shipped and installed plug-ins alike.
+
+Torch is not imported for what ships: a list of names is to come at once.
+"""
 
 from __future__ import annotations
 
 import inspect
 from dataclasses import MISSING, fields, is_dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 from robustbench_med.api.registry import Registry, provider
 from robustbench_med.data.added import added_names
 from robustbench_med.data.catalog import SOURCES
-from robustbench_med.evaluation.adversary import ATTACKS
+from robustbench_med.evaluation.attacks import ATTACKS
+from robustbench_med.models.cards import models_in, weight_folders
 from robustbench_med.models.named import ARCHITECTURES, DEFENSES, model_config
-from robustbench_med.models.weights import models_in, weight_folders
-from robustbench_med.util.config import shipped
+from robustbench_med.studies.sources import read_plugin
+from robustbench_med.util.config import read_yaml, shipped
 from robustbench_med.util.errors import UserError
+from robustbench_med.util.files import read_text
 from robustbench_med.util.terminal import warn
 
 UNLOADED = "cannot be loaded (see the warning)"
+REGISTRIES: dict[str, Registry[Any]] = {"attacks": ATTACKS, "defenses": DEFENSES, "datasets": SOURCES}
+FOLDERS = {"recipes": "train", "protocols": "protocols", "suites": "suites", "audits": "audit"}
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
@@ -25,22 +33,57 @@ def rows(what: str) -> Rows:
     """Column titles and rows of one of ``flags.LISTS``."""
     if what == "models":
         return _models()
-    folders = {"recipes": "train", "protocols": "protocols", "suites": "suites"}
-    if what in folders:
-        return (what[:-1], "file"), [(name, str(path)) for name, path in shipped(folders[what]).items()]
-    registries: dict[str, Registry[Any]] = {"attacks": ATTACKS, "defenses": DEFENSES, "datasets": SOURCES}
-    titles, found = _plugins(registries[what])
+    if what in FOLDERS:
+        found: list[tuple[str, ...]] = [
+            (name, _told(what, path), str(path)) for name, path in shipped(FOLDERS[what]).items()
+        ]
+        return (what[:-1], "what", "file"), found
+    titles, plugins = _plugins(REGISTRIES[what])
     added = [(name, "your own data, added", "-", "robmed data add") for name in added_names()]
-    return titles, found + (added if what == "datasets" else [])
+    return titles, plugins + (added if what == "datasets" else [])
+
+
+def _told(what: str, path: Path) -> str:
+    """A line about a shipped config: its title, what a recipe trains, or the comment it starts with."""
+    said = read_yaml(path)
+    if "title" in said:
+        return str(said["title"])
+    if what == "recipes":
+        model = said.get("model", "any model (--model NAME)")
+        attacked = ", on attacked inputs" if said.get("adversarial") else ""
+        return f"{model} on {said['dataset']}, {said['epochs']} epochs{attacked}"
+    comment = [line.lstrip("# ") for line in read_text(path).splitlines() if line.startswith("#")]
+    first, _, _ = " ".join(comment).partition(". ")
+    return first.partition(": ")[0].rstrip(".") if len(first) > 90 else first.rstrip(".")
 
 
 def _plugins(registry: Registry[Any]) -> Rows:
-    found: list[tuple[str, ...]] = []
-    for name, entry in registry.entries().items():
-        plugin = _loaded(registry, name)
-        shown = (UNLOADED, "-") if plugin is None else (_summary(plugin), _options(plugin))
-        found.append((name, *shown, provider(entry)))
+    found: list[tuple[str, ...]] = [
+        (name, *_described(registry, name, e), provider(e)) for name, e in registry.entries().items()
+    ]
     return (registry.kind, "what", "options (default)", "from"), found
+
+
+def _described(registry: Registry[Any], name: str, entry: EntryPoint) -> tuple[str, str]:
+    """What a plug-in is, and its options with their defaults."""
+    read = None if registry.is_disputed(name) else read_plugin(entry)
+    if read is not None:
+        return _bare(read[0]), _options(read[1])
+    plugin = _loaded(registry, name)
+    if plugin is None:
+        return UNLOADED, "-"
+    said = (inspect.getdoc(plugin) or "").split("\n", 1)[0]
+    known = fields(plugin) if is_dataclass(plugin) else ()
+    return _bare(said), _options({f.name: f.default for f in known if f.default is not MISSING})
+
+
+def _bare(said: str) -> str:
+    """A line of a docstring without its mark-up."""
+    return said.replace("``", "")
+
+
+def _options(defaults: dict[str, object]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in defaults.items()).replace("_", "-") or "-"
 
 
 def _models() -> Rows:
@@ -53,9 +96,7 @@ def _models() -> Rows:
         found.append((name, config.title, defenses, at_hand or "-", "robustbench-med"))
     for name, entry in ARCHITECTURES.entries().items():
         if name not in shipped("models"):
-            plugin = _loaded(ARCHITECTURES, name)
-            said = UNLOADED if plugin is None else _summary(plugin)
-            found.append((name, said, "-", "-", provider(entry)))
+            found.append((name, _described(ARCHITECTURES, name, entry)[0], "-", "-", provider(entry)))
     return ("model", "what", "defenses", "weights at hand", "from"), found
 
 
@@ -73,14 +114,3 @@ def _loaded(registry: Registry[Any], name: str) -> Any | None:
     except UserError as error:
         warn(error)
         return None
-
-
-def _summary(plugin: Any) -> str:
-    return (inspect.getdoc(plugin) or "").split("\n", 1)[0]
-
-
-def _options(plugin: Any) -> str:
-    if not is_dataclass(plugin):
-        return "-"
-    shown = [f"{f.name}={f.default}" for f in fields(plugin) if f.default is not MISSING]
-    return ", ".join(shown).replace("_", "-") or "-"

@@ -20,11 +20,13 @@ from robustbench_med.measure.statistics import Estimate
 from robustbench_med.reporting.figures import drawn
 from robustbench_med.reporting.modalities import draw
 from robustbench_med.studies.records import folder_name
-from robustbench_med.studies.run import checked, require_single, run_prepared
+from robustbench_med.studies.run import checked, require_single, run_prepared, say_guesses
 from robustbench_med.util.files import given_path, sha256_json, write_json
 
 
-def modality_table(config: RunConfig, audited: str | None = None) -> tuple[ModalityTable, Path]:
+def modality_table(
+    config: RunConfig, audited: str | None = None, pictures: bool = True
+) -> tuple[ModalityTable, Path]:
     """Attack each modality alone, then all together; take each away; for unpaired data, measure leakage.
 
     Every attack is a run of its own, with record and row; finished ones are not repeated. A missing
@@ -32,7 +34,7 @@ def modality_table(config: RunConfig, audited: str | None = None) -> tuple[Modal
     nothing of can be changed is not attacked.
 
     Returns:
-        The table, and the folder with modalities.json and modalities.png.
+        The table, and the folder with modalities.json and, with ``pictures``, modalities.png.
 
     Raises:
         UserError: see ``robustbench_med.studies.run.run``.
@@ -40,12 +42,13 @@ def modality_table(config: RunConfig, audited: str | None = None) -> tuple[Modal
     config = checked(config)
     require_single(config, "the table of modalities")
     first = prepare(config)
+    say_guesses(first.subject, config.dataset)
     info = first.plan.split.info
     names = [m.name for m in info.modalities if m.mutable is None or m.mutable.any()]
     sets = [*([(name,) for name in names] if len(names) > 1 else []), tuple(names)]
-    attacked = [_attacked(first, replace(config, modality=chosen), audited) for chosen in sets]
+    attacked = [_attacked(first, replace(config, modality=chosen), audited, pictures) for chosen in sets]
     foreign = [
-        _attacked(first, replace(config, modality=(name,), head=head), audited)
+        _attacked(first, replace(config, modality=(name,), head=head), audited, pictures)
         for head, name in _foreign(info, names)
     ]
     clean = Situation("clean", (), "", _accuracy(first.plan, None))
@@ -55,7 +58,8 @@ def modality_table(config: RunConfig, audited: str | None = None) -> tuple[Modal
     run_ids = sha256_json([row.run for row in attacked])[:12]
     folder = given_path(config.out) / folder_name(label, "modalities", info.name, run_ids)
     write_json(folder / "modalities.json", table.as_record())
-    drawn(partial(draw, table), folder / "modalities.png")
+    if pictures:
+        drawn(partial(draw, table), folder / "modalities.png")
     return table, folder
 
 
@@ -66,11 +70,11 @@ def _foreign(info: DatasetInfo, names: list[str]) -> list[tuple[str, str]]:
     return [(head.name, name) for head in info.heads for name in names if name not in head.modalities]
 
 
-def _attacked(first: Prepared, config: RunConfig, audited: str | None) -> Situation:
+def _attacked(first: Prepared, config: RunConfig, audited: str | None, pictures: bool) -> Situation:
     eps = config.eps
     if isinstance(eps, dict):  # radii of modalities that are not attacked now
         config = replace(config, eps={name: eps[name] for name in config.modality if name in eps})
-    result = run_prepared(prepare(config, first.subject), audited, reuse=True)
+    result = run_prepared(prepare(config, first.subject), audited, reuse=True, pictures=pictures)
     accuracy = {name: value.robust for name, value in result.accuracy.items()}
     return Situation("attacked", config.modality, config.head, accuracy, result.record["run"])
 

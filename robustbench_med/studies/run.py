@@ -12,12 +12,13 @@ from typing import Any
 
 from robustbench_med.audit import CHEAP_SAMPLES, Audit, AuditConfig, Bench, Thresholds, audit, converged
 from robustbench_med.audit.draws import Curve, converge
+from robustbench_med.data.catalog import is_own
 from robustbench_med.evaluation.adversary import make_attack
 from robustbench_med.evaluation.batches import evaluate
 from robustbench_med.evaluation.identity import code_of, code_of_run, identify
 from robustbench_med.evaluation.outcomes import Outcomes
 from robustbench_med.evaluation.plan import Plan
-from robustbench_med.evaluation.prepare import Prepared, RunConfig, prepare, prepare_all
+from robustbench_med.evaluation.prepare import Prepared, RunConfig, Subject, prepare, prepare_all
 from robustbench_med.measure import metrics
 from robustbench_med.measure.accuracy import Accuracy, accuracies
 from robustbench_med.measure.samples import Samples
@@ -32,6 +33,7 @@ from robustbench_med.util.config import build, find, read_yaml
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import given_path, sha256_json, write_json
 from robustbench_med.util.progress import progress_bar
+from robustbench_med.util.terminal import say
 
 __all__ = ["Result", "RunConfig", "audit_config", "run", "run_all", "run_id", "run_prepared"]
 
@@ -76,23 +78,40 @@ def checked(config: RunConfig) -> RunConfig:
     )
 
 
-def run_all(config: RunConfig, audited: str | None = None) -> list[Result]:
+def run_all(config: RunConfig, audited: str | None = None, pictures: bool = True) -> list[Result]:
     """Run each attack of a comma-separated list, and with several their per-sample worst case.
 
-    The attacks are run by rising name; with several, those that are finished are read back.
+    The attacks are run by rising name; with several, those that are finished are read back. What was guessed
+    about somebody's own net or data is said first.
 
     Raises:
         UserError: see ``run``; an option that none of the attacks has.
     """
     each = prepare_all(checked(config))
+    say_guesses(each[0].subject, config.dataset)
     if len(each) == 1:
-        return [run_prepared(each[0], audited)]
-    results = [run_prepared(prepared, audited, reuse=True) for prepared in each]
+        return [run_prepared(each[0], audited, pictures=pictures)]
+    results = [run_prepared(prepared, audited, reuse=True, pictures=pictures) for prepared in each]
     return [*results, _ensemble(results, each[0].plan)]
 
 
-def run_prepared(prepared: Prepared, audited: str | None = None, reuse: bool = False) -> Result:
-    """``run`` on objects that are there already."""
+def say_guesses(subject: Subject, dataset: str) -> None:
+    """Print what was guessed about a net or data that somebody brought, while it can still be mended.
+
+    Args:
+        dataset: as it was given; what is said of registered data is no guess.
+    """
+    lines = (*subject.loaded.caveats, *(subject.whole.info.caveats if is_own(dataset) else ()))
+    for line in lines:
+        say(f"note: {line}")
+    if lines:
+        say()
+
+
+def run_prepared(
+    prepared: Prepared, audited: str | None = None, reuse: bool = False, pictures: bool = True
+) -> Result:
+    """``run`` on objects that are there already; without pictures if they are not wanted."""
     checks = audit_config(audited or "default")  # what is wrong with it is said before the run, not after
     config, plan = prepared.config, prepared.plan
     out, board = places(config)
@@ -123,7 +142,8 @@ def run_prepared(prepared: Prepared, audited: str | None = None, reuse: bool = F
         made.outcomes.save(folder / "outcomes.npz")
         write_json(folder / "record.json", result)
         leaderboard.append(board, leaderboard.row(result))
-        work.draw(made)
+        if pictures:
+            work.draw(made)
         _clean(folder)
     return Result(made.measured, result, folder, board)
 

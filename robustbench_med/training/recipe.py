@@ -96,7 +96,7 @@ def train_config(name: str, model: str = "") -> TrainConfig:
     Raises:
         UserError: unknown name, a config that does not parse, or no model in either place.
     """
-    path = find("training", "train", name)
+    path = find("recipe", "train", name)
     values = read_yaml(path)
     members = values.pop("members", {})
     if not isinstance(members, dict) or not all(isinstance(own, dict) for own in members.values()):

@@ -13,7 +13,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from robustbench_med.util.errors import UserError, unknown
-from robustbench_med.util.files import given_path, read_text
+from robustbench_med.util.files import given_path, nearest, read_text
 
 T = TypeVar("T")
 
@@ -175,7 +175,7 @@ def find(kind: str, folder: str, name: str) -> Path:
     if name.endswith((".yaml", ".yml")):
         path = given_path(name)
         if not path.exists():
-            raise UserError(f"the {kind} config {name} does not exist")
+            raise UserError(f"the {kind} config {name} does not exist{nearest(path)}")
         return path
     known = shipped(folder)
     if name not in known:

@@ -17,7 +17,14 @@ class UserError(Exception):
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that does not exist, with the nearest one that does."""
     names = sorted(known)
-    spelt = {n.lower(): n for n in names}
-    near = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.5)
-    hint = f"did you mean {spelt[near[0]]!r}?" if near else f"there are: {', '.join(names) or 'none'}"
+    near = closest(name, names)
+    hint = f"did you mean {near!r}?" if near else f"there are: {', '.join(names) or 'none'}"
     return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The name that is most like this one, of the same letters if one is; None when none is."""
+    spelt = {n.lower(): n for n in known}
+    swapped = [n for n in spelt if sorted(n) == sorted(name.lower())]
+    near = swapped or difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.5)
+    return spelt[near[0]] if near else None

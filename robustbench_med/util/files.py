@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import hashlib
 import json
@@ -50,6 +51,16 @@ def given_path(text: str | Path) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"the path {shown} cannot be used: {reason}; choose another") from error
     return path
+
+
+def nearest(path: Path) -> str:
+    """For the error about a path that is not there: "; did you mean X?" with what lies beside it, or ""."""
+    try:
+        beside = [each.name for each in path.parent.iterdir()]
+    except OSError:
+        return f"; there is no folder {path.parent}"
+    near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.75)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""
 
 
 @contextmanager

@@ -8,10 +8,12 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import TextIOWrapper
 from typing import Any, NoReturn, TextIO, cast
+
+from robustbench_med.util.errors import closest, unknown
 
 LONGEST = 2000  # characters of a line about an error or a warning
 JOINERS = "\u200c\u200d"  # letters of some scripts, and of emoji, need them
@@ -53,12 +55,57 @@ def warn(message: object) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what it refuses in one line, as everything here does."""
+    """Says what it refuses in one line, as everything here does, with the nearest name that there is."""
+
+    stray: Callable[[str], str] | None = None
+    """What to say of a word that is one too many."""
 
     def error(self, message: str) -> NoReturn:
         """See ``ArgumentParser``."""
-        complain(f"{message}; see {self.prog} --help")
+        complain(message if message.endswith("?") else f"{message}; see {self.prog} --help")
         sys.exit(2)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See ``ArgumentParser``."""
+        words = list(sys.argv[1:] if args is None else args)
+        options, unread = self.parse_known_args(words, namespace)
+        if unread:
+            self.chosen(words)._refuse(unread, self.stray)
+        return options
+
+    def commands(self) -> dict[str, Parser]:
+        """The parsers of its commands, by name."""
+        found = [each.choices for each in self._actions if isinstance(each, argparse._SubParsersAction)]
+        return dict(found[0]) if found else {}
+
+    def options(self) -> list[argparse.Action]:
+        """All that it takes, by flag or by place."""
+        return list(self._actions)
+
+    def flags(self) -> list[str]:
+        """Every flag it knows."""
+        return [flag for action in self._actions for flag in action.option_strings]
+
+    def chosen(self, words: Sequence[str]) -> Parser:
+        """The parser of the command that was called."""
+        commands = self.commands()
+        place = next((i for i, word in enumerate(words) if word in commands), None)
+        return self if place is None else commands[words[place]].chosen(words[place + 1 :])
+
+    def _refuse(self, unread: Sequence[str], stray: Callable[[str], str] | None) -> NoReturn:
+        first = next((word for word in unread if word.startswith("-")), None)
+        if first is None:
+            self.error(stray(unread[0]) if stray else f"{unread[0]!r} is one word too many")
+        flag = first.partition("=")[0]
+        near = closest(flag, self.flags())
+        self.error(f"{self.prog} has no flag {flag}" + (f"; did you mean {near}?" if near else ""))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            what = "choice" if action.option_strings else str(action.metavar or "choice").lower()
+            raise argparse.ArgumentError(
+                action if action.option_strings else None, str(unknown(what, str(value), action.choices))
+            )
 
 
 class Lenient:

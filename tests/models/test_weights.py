@@ -16,9 +16,10 @@ from torch import Tensor
 
 from robustbench_med.api.data import Split
 from robustbench_med.models import weights as weights_module
+from robustbench_med.models.cards import models_in
 from robustbench_med.models.load import load_model
 from robustbench_med.models.named import LONGEST_LABEL, ModelConfig, model_config
-from robustbench_med.models.weights import default_weights, models_in
+from robustbench_med.models.weights import default_weights
 from robustbench_med.util.config import build, shipped
 from robustbench_med.util.errors import UserError
 

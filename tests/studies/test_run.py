@@ -32,7 +32,7 @@ from tiny import (
     threat_of,
 )
 
-from robustbench_med import cli, flags
+from robustbench_med import cli
 from robustbench_med.api.attack import Attack, Batch, Target
 from robustbench_med.api.data import Split
 from robustbench_med.api.threat import Budget
@@ -41,7 +41,9 @@ from robustbench_med.evaluation.batches import Copies, evaluate
 from robustbench_med.evaluation.outcomes import Outcomes
 from robustbench_med.evaluation.plan import Plan
 from robustbench_med.evaluation.prepare import RunConfig, prepare
+from robustbench_med.flags import parser
 from robustbench_med.measure.accuracy import EVERY, SOME, accuracies, correct
+from robustbench_med.options import run_config
 from robustbench_med.reporting import leaderboard
 from robustbench_med.studies.run import Result, run, run_all
 from robustbench_med.util.config import build
@@ -332,8 +334,8 @@ def test_flags_yaml_and_python_are_the_same(tmp_path: Path) -> None:
 
 
 def _parsed(arguments: list[str]) -> RunConfig:
-    options = flags.parser().parse_args(["run", *arguments])
-    parsed = cli._run_config(options)
+    options = parser().parse_args(["run", *arguments])
+    parsed = run_config(options)
     assert isinstance(parsed, RunConfig)
     return parsed
 

@@ -120,13 +120,15 @@ def test_a_missing_modality_is_black_and_unrelated_images_are_told_apart(
     plan = plan_of(net, split, ATTACKS.get("fgsm")(), threat_of(a=0.1, b=0.1), batch_size=7)
     loaded = SimpleNamespace(config=SimpleNamespace(label="m"))
 
-    def prepare(config: RunConfig, subject: object = None) -> Any:
-        return SimpleNamespace(config=config, plan=plan, loaded=loaded, subject=subject)
+    shown = SimpleNamespace(loaded=SimpleNamespace(caveats=()), whole=split)
+
+    def prepare(config: RunConfig, *_: object) -> Any:
+        return SimpleNamespace(config=config, plan=plan, loaded=loaded, subject=shown)
 
     asked = []
 
-    def run(prepared: Any, audited: str | None, reuse: bool) -> Any:
-        assert (audited, reuse) == (None, True)
+    def run(prepared: Any, audited: str | None, reuse: bool, pictures: bool) -> Any:
+        assert (audited, reuse, pictures) == (None, True, True)
         asked.append((prepared.config.modality, prepared.config.head))
         half = Estimate(0.5, 0.4, 0.6, "wilson")
         accuracy = {name: Accuracy(half, half, half, half, 20) for name in (*CLASSES, EVERY)}

@@ -1,0 +1,58 @@
+"""Which weights are at hand, by the cards beside them; no torch, so that they are listed at once."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from robustbench_med.util.errors import UserError
+from robustbench_med.util.files import given_path, nearest, read_json
+from robustbench_med.util.terminal import warn
+
+
+def weight_folders() -> list[Path]:
+    """Where weights are looked for: inside the package, then ``weights`` of the clone or folder."""
+    package = Path(str(resources.files("robustbench_med")))
+    return [package / "weights", package.parent / "weights", Path("weights")]
+
+
+def cards_in(folder: Path) -> list[Path]:
+    """The files beside weights that may be cards, sorted; temporary ones that a kill left are not."""
+    return [path for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]
+
+
+def trained_model(card: Path) -> str | None:
+    """The name of the model a card beside some weights speaks of; None when it is no card."""
+    try:
+        content = read_json(card)
+    except UserError:  # whatever lies beside weights must not stand in the way of the others
+        return None
+    model = content.get("model") if isinstance(content, dict) else None
+    name = model.get("name") if isinstance(model, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def models_in(folder: Path) -> dict[Path, str]:
+    """By card, sorted, the models whose weights lie in a folder.
+
+    A file that should be the card of weights and is none costs only those weights, and a warning.
+    """
+    found: dict[Path, str] = {}
+    for card in cards_in(folder):
+        name = trained_model(card)
+        if name is not None:
+            found[card] = name
+        elif card.with_suffix(".safetensors").is_file():
+            warn(f"{card} is not a model card, so the weights beside it are passed over")
+    return found
+
+
+def require_weights(weights: str | Path) -> None:
+    """Make sure that there is such a file.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = given_path(weights)
+    if not path.is_file():
+        raise UserError(f"there is no weights file {path}{nearest(path)}")
