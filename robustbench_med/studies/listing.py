@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import MISSING, fields, is_dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from robustbench_med.models.weights import models_in, weight_folders
 from robustbench_med.util.config import shipped
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.terminal import warn
+from robustbench_med.util.versions import versions
 
 UNLOADED = "cannot be loaded (see the warning)"
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]
@@ -39,6 +41,8 @@ def _plugins(registry: Registry[Any]) -> Rows:
     for name, entry in registry.entries().items():
         plugin = _loaded(registry, name)
         shown = (UNLOADED, "-") if plugin is None else (_summary(plugin), _options(plugin))
+        if absent := _absent(plugin, entry):
+            shown = (absent, shown[1])
         found.append((name, *shown, provider(entry)))
     return (registry.kind, "what", "options (default)", "from"), found
 
@@ -73,6 +77,15 @@ def _loaded(registry: Registry[Any], name: str) -> Any | None:
     except UserError as error:
         warn(error)
         return None
+
+
+def _absent(plugin: Any, entry: EntryPoint) -> str:
+    """The extra, or the packages, that a plug-in needs and that are not installed; "" when nothing lacks."""
+    absent = [name for name in getattr(plugin, "libraries", ()) if not versions([name])[name]]
+    if not absent:
+        return ""
+    extras = (entry.dist.metadata.get_all("Provides-Extra") or ()) if entry.dist else ()
+    return f"not installed: {f'extra {entry.name}' if entry.name in extras else ', '.join(absent)}"
 
 
 def _summary(plugin: Any) -> str:
