@@ -381,11 +381,6 @@ def image_size(target: Target, batch: Batch) -> tuple[int, int]:
     return height, width
 
 
-def extra_missing(extra: str) -> UserError:
-    """The error for a library that is not installed with this package by default."""
-    return UserError(f"--attack {extra} needs an extra: pip install robustbench-med[{extra}]")
-
-
 def check_options(name: str, accepted: Collection[str], given: Collection[str]) -> None:
     """Refuse arguments that the library's class does not take (or that are not the user's to set).
 

@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 from unittest import mock
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_med.api import Attack, Batch, Budget, Fraction, Norm, Target, UserError, derive, unknown
+from robustbench_med.attacks._extras import library
 from robustbench_med.attacks._image import (
     Capability,
     OneImage,
@@ -137,8 +137,8 @@ class ARTAdapter(Attack):
             value = own[name][0]
             if value is not None and value < 1:
                 raise UserError(f"{self._name}: {name} is {value}; it must be 1 or more")
-        if auto and find_spec("multiprocess") is None:  # which ART imports without declaring it
-            raise UserError(f"{self._name} needs the package multiprocess: pip install multiprocess")
+        if auto:
+            library("multiprocess", "art")  # which ART imports without declaring it
 
     @classmethod
     def variant_of(cls, variant: str) -> dict[str, str]:
@@ -194,8 +194,6 @@ class ARTAdapter(Attack):
         return out
 
     def _library_attack(self, estimator: Any, budget: Budget, batch_size: int) -> Any:
-        import art.attacks.evasion
-
         own: dict[str, Any] = {
             "norm": np.inf if budget.norm == "linf" else 2,
             "eps": budget.epsilon,
@@ -208,7 +206,7 @@ class ARTAdapter(Attack):
             **self.options,
         }
         arguments = {n: value for n, value in own.items() if n in self._accepted() and value is not None}
-        attack = getattr(art.attacks.evasion, self._class)(estimator, **arguments)
+        attack = _library_class(self._class)(estimator, **arguments)
         if self._class == "AutoAttack":
             self._set_parts(attack.attacks, batch_size)
         return attack
@@ -259,9 +257,7 @@ def _class_name(variant: str) -> str:
 
 
 def _library_class(name: str) -> Any:
-    import art.attacks.evasion
-
-    return getattr(art.attacks.evasion, name)
+    return getattr(library("art.attacks.evasion", "art"), name)
 
 
 def _estimator(model: OneImage, image: Tensor) -> Any:

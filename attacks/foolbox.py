@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from robustbench_med.api import Attack, Batch, Budget, Fraction, Norm, Target, UserError, unknown
+from robustbench_med.attacks._extras import library
 from robustbench_med.attacks._image import (
     Capability,
     OneImage,
     attack_as_one_image,
     check_options,
-    extra_missing,
 )
 
 # Names that this adapter sets by fields of its own.
@@ -132,11 +132,8 @@ class FoolboxAdapter(Attack):
 
 
 def _library_class(name: str) -> Any:
-    try:
-        import foolbox
-    except ModuleNotFoundError as error:
-        raise extra_missing("foolbox") from error
-    classes = {n: c for n, c in vars(foolbox.attacks).items() if inspect.isclass(c)}
+    attacks = library("foolbox", "foolbox").attacks
+    classes = {n: c for n, c in vars(attacks).items() if inspect.isclass(c)}
     known = [n for n, c in classes.items() if not inspect.isabstract(c)]
     if name not in known:
         raise unknown("foolbox attack", name, known)

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from robustbench_med.api import Attack, Batch, Budget, Target, UserError, unknown
+from robustbench_med.attacks._extras import library
 from robustbench_med.attacks._image import (
     Capability,
     OneImage,
     attack_as_one_image,
-    extra_missing,
     square_fits,
 )
 
@@ -138,8 +138,4 @@ class PyAutoAttackAdapter(Attack):
 
 
 def _library() -> Any:
-    try:
-        from pyautoattack import AutoAttack
-    except ModuleNotFoundError as error:
-        raise extra_missing("pyautoattack") from error
-    return AutoAttack
+    return library("pyautoattack", "pyautoattack").AutoAttack

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from robustbench_med.api import Attack, Batch, Budget, Fraction, Norm, Target, UserError, unknown
+from robustbench_med.attacks._extras import library
 from robustbench_med.attacks._image import (
     Capability,
     OneImage,
@@ -166,12 +167,10 @@ class TorchattacksAdapter(Attack):
 
 
 def _library_class(name: str) -> Any:
-    import torchattacks
-
-    known = [n for n in dir(torchattacks) if inspect.isclass(getattr(torchattacks, n))]
-    if name not in known:
-        raise unknown("torchattacks class", name, known)
-    return getattr(torchattacks, name)
+    classes = {n: c for n, c in vars(library("torchattacks", "torchattacks")).items() if inspect.isclass(c)}
+    if name not in classes:
+        raise unknown("torchattacks class", name, classes)
+    return classes[name]
 
 
 def _parameters(variant: str) -> set[str]:

@@ -6,6 +6,7 @@ Torch is not imported for what ships: a list of names is to come at once.
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import MISSING, fields, is_dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -22,6 +23,7 @@ from robustbench_med.util.config import read_yaml, shipped
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import read_text
 from robustbench_med.util.terminal import warn
+from robustbench_med.util.versions import versions
 
 UNLOADED = "cannot be loaded (see the warning)"
 REGISTRIES: dict[str, Registry[Any]] = {"attacks": ATTACKS, "defenses": DEFENSES, "datasets": SOURCES}
@@ -58,9 +60,10 @@ def _told(what: str, path: Path) -> str:
 
 
 def _plugins(registry: Registry[Any]) -> Rows:
-    found: list[tuple[str, ...]] = [
-        (name, *_described(registry, name, e), provider(e)) for name, e in registry.entries().items()
-    ]
+    found: list[tuple[str, ...]] = []
+    for name, entry in registry.entries().items():
+        what, options = _described(registry, name, entry)
+        found.append((name, _absent(entry) or what, options, provider(entry)))
     return (registry.kind, "what", "options (default)", "from"), found
 
 
@@ -114,3 +117,11 @@ def _loaded(registry: Registry[Any], name: str) -> Any | None:
     except UserError as error:
         warn(error)
         return None
+
+
+def _absent(entry: EntryPoint) -> str:
+    """The extra that a plug-in is named after, where what it installs is not there; "" when nothing lacks."""
+    wanted = f'extra == "{entry.name}"'
+    needs = [line for line in (entry.dist.requires or () if entry.dist else ()) if line.endswith(wanted)]
+    names = [found.group() for line in needs if (found := re.match(r"[\w.-]+", line))]
+    return f"not installed: extra {entry.name}" if any(not versions([n])[n] for n in names) else ""

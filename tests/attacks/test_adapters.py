@@ -609,13 +609,6 @@ def test_options(library: str, options: dict[str, Any], complaint: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("library", ["foolbox", "pyautoattack"])
-def test_extras_that_are_missing(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(UserError, match=rf"pip install robustbench-med\[{library}\]"):
-        ADAPTERS[library]()
-
-
 def test_variants_by_name() -> None:
     assert TorchattacksAdapter.variant_of("PGD") == {"variant": "PGD"}
     assert ARTAdapter.variant_of("CW") == {"variant": "CW"}
