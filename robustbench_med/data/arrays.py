@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_med.api.data import SPLITS, DatasetInfo, Split
+from robustbench_med.api.data import SPLITS, DatasetInfo, Modality, Split
 from robustbench_med.api.heads import Head
 from robustbench_med.data.labels import Classes, head_of_labels, one_for_each
 from robustbench_med.data.values import Reading, Values, read_values, table_modality
@@ -80,22 +80,12 @@ def split_of_arrays(
     inputs = _arrays(inputs, "inputs", "modality")
     labels = _arrays(labels, "labels", "head")
     count = _equal_lengths({**{f"input {k}": v for k, v in inputs.items()}, **_named("labels", labels)})
-    options = {"kind": kinds, "range": ranges, "mean": mean, "std": std}
-    readings = {
-        each: Reading(**{what: one_for_each(given, each, inputs, what) for what, given in options.items()})
-        for each in inputs
-    }
-    trained = _arrays(train, "train", "modality") if train is not None else {}
     said: list[str] = []
-    modalities, arrays = [], {}
-    for modality, array in inputs.items():
-        arrays[modality], described = read_values(modality, array, readings[modality], said)
-        if described.kind == "table":
-            described = table_modality(modality, arrays[modality], trained.get(modality), said)
-        modalities.append(described)
+    options = {"kind": kinds, "range": ranges, "mean": mean, "std": std}
+    arrays, modalities = _values(inputs, options, train, said)
     asked, answers = _heads(labels, heads, classes, tuple(inputs), said)
     names = sample_ids(arrays, count) if ids is None else _texts(ids, "ids")
-    info = DatasetInfo(name, name, "paired", tuple(modalities), asked, NOT_STATED, NOT_STATED)
+    info = DatasetInfo(name, name, "paired", modalities, asked, NOT_STATED, NOT_STATED)
     taken = Split(
         name=split,
         info=info,
@@ -107,6 +97,21 @@ def split_of_arrays(
         subgroups={k: _texts(v, f"subgroup {k}") for k, v in (subgroups or {}).items()},
     )
     return Taken(taken.validate(), tuple(said))
+
+
+def _values(
+    inputs: Mapping[str, Values], options: Mapping[str, Any], train: Mapping[str, Any] | None, said: list[str]
+) -> tuple[dict[str, Values], tuple[Modality, ...]]:
+    """Every modality's values and what they are; options by the fields of ``Reading``."""
+    trained = _arrays(train, "train", "modality") if train is not None else {}
+    arrays, modalities = {}, []
+    for name, array in inputs.items():
+        chosen = {what: one_for_each(given, name, inputs, what) for what, given in options.items()}
+        arrays[name], described = read_values(name, array, Reading(**chosen), said)
+        if described.kind == "table":
+            described = table_modality(name, arrays[name], trained.get(name), said)
+        modalities.append(described)
+    return arrays, tuple(modalities)
 
 
 def as_array(value: Any, what: str) -> Values:
