@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_certify(commands.add_parser("certify", help="certify a smoothed model's accuracy over L2 radii"))
     _add_train(commands.add_parser("train", help="train a model from a recipe"))
     _add_data(commands.add_parser("data", help="import data sets from their publishers' downloads"))
+    _add_convert(commands.add_parser("convert", help="write weights of torch.save as safetensors"))
     lister = commands.add_parser("list", help="list what there is, plug-ins included")
     lister.add_argument("what", choices=LISTS)
     lister.set_defaults(command=_list)
@@ -229,6 +230,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="folder of weights and model card; default weights/DATASET")
     parser.add_argument("--replace", action="store_true", help="write over weights of another recipe")
     parser.set_defaults(command=_train)
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="WEIGHTS", help="file of torch.save: .pt, .pth, .ckpt")
+    parser.add_argument("out", metavar="OUT", help="file to write, ending in .safetensors")
+    parser.set_defaults(command=_convert)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -432,6 +439,13 @@ def _train(options: argparse.Namespace, argv: Sequence[str]) -> None:
     trained = train(recipe, out, shlex.join(["robmed", *argv]), options.replace)
     say(f"weights {trained.weights}")
     say(f"card    {trained.card}")
+
+
+def _convert(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    from robustbench_med.models.state import convert
+
+    say(convert(given_path(options.source), given_path(options.out)))
 
 
 def _import(options: argparse.Namespace, argv: Sequence[str]) -> None:
