@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _answer(options: argparse.Namespace, argv: Sequence[str]) -> int:
     """Run what was asked for; see ``main``."""
     try:
+        _require_no_empty(options)
         return int(COMMANDS[options.command](options, argv) or 0)
     except UserError as error:
         complain(error)
@@ -57,6 +58,14 @@ def _answer(options: argparse.Namespace, argv: Sequence[str]) -> int:
         goes_on = options.command in LONG
         complain(f"interrupted; {'the same command goes on from here' if goes_on else 'nothing was written'}")
         return 130
+
+
+def _require_no_empty(options: argparse.Namespace) -> None:
+    """An option that a shell filled with an unset variable is no option that was left away."""
+    empty = next((name for name, value in vars(options).items() if value == ""), None)
+    if empty is not None:
+        flag = {"joined_with": "with", "source": "from"}.get(empty, empty).replace("_", "-")
+        raise UserError(f"{flag} is empty; give it a value, or leave it away")
 
 
 def _console() -> Any:
@@ -180,7 +189,7 @@ def _compare(options: argparse.Namespace, argv: Sequence[str]) -> int:
     from robustbench_med.studies.compare import compare_runs
     from robustbench_med.util.fields import number
 
-    margin = number(options.margin, "--margin") if options.margin else MARGIN
+    margin = number(options.margin, "--margin") if options.margin is not None else MARGIN
     found = compare_runs(options.baseline, options.new, margin)
     show(found, _console(), options.gate)
     return 1 if options.gate and found.complaints else 0
@@ -241,6 +250,13 @@ def _train(options: argparse.Namespace, argv: Sequence[str]) -> None:
     trained = train(recipe, out, shlex.join(["robmed", *argv]), options.replace)
     say(f"weights {trained.weights}")
     say(f"card    {trained.card}")
+
+
+def _convert(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    from robustbench_med.models.state import convert
+
+    say(convert(given_path(options.source), given_path(options.out)))
 
 
 def _import(options: argparse.Namespace, argv: Sequence[str]) -> None:
@@ -328,6 +344,7 @@ COMMANDS: Mapping[str, Command] = {
     "data check": _check_data,
     "data add": _add_own,
     "data import": _import,
+    "convert": _convert,
     "list": _list,
     "completion": _completion,
     "help": _help,

@@ -33,6 +33,7 @@ def parser() -> Parser:
     _add_certify(commands.add_parser("certify", help="certify a smoothed model's accuracy over L2 radii"))
     _add_train(commands.add_parser("train", help="train a model from a recipe"))
     _add_data(commands.add_parser("data", help="check, add or import data sets"))
+    _add_convert(commands.add_parser("convert", help="write weights of torch.save as safetensors"))
     lister = commands.add_parser("list", help="list what there is, plug-ins included")
     lister.add_argument(
         "what",
@@ -200,6 +201,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="folder of weights and model card; default weights/DATASET")
     parser.add_argument("--replace", action="store_true", help="write over weights of another recipe")
     parser.set_defaults(command="train")
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="WEIGHTS", help="file of torch.save: .pt, .pth, .ckpt")
+    parser.add_argument("out", metavar="OUT", help="file to write, ending in .safetensors")
+    parser.set_defaults(command="convert")
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:

@@ -186,7 +186,7 @@ def _environment() -> Iterator[Case]:
 
     def unicode_model(folder: Path, rng: Random) -> None:
         del rng
-        text = "name: own-ŋet\ntitle: Köŋig → [bold]\narchitecture: concat\noptions: {width: 0.03125}\n"
+        text = "name: own-net\ntitle: Köŋig → [bold]\narchitecture: concat\noptions: {width: 0.03125}\n"
         (folder / narrow).write_text(text, "utf-8")
 
     posix = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -251,7 +251,7 @@ def _homes() -> Iterator[Case]:
             stored,
             ("weights/milk10k", "protocol.yaml"),
             expect="refused",
-            names=("milk10k",),
+            names=("milk10k", "ROBMED_HOME"),
             conditions=conditions,
         )
         slices = ("data", "import", "mri-ct", "--from", "slices", "--option", "size=28")

@@ -13,7 +13,7 @@ from robustbench_med.api.attack import Surrogate
 from robustbench_med.api.data import Split
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.objective import Goal
-from robustbench_med.data.catalog import load_dataset
+from robustbench_med.data.catalog import load_dataset, short_name
 from robustbench_med.evaluation.adversary import (
     make_attack,
     make_goal,
@@ -335,6 +335,7 @@ def _stored(config: RunConfig, plan: Plan, loaded: LoadedModel) -> dict[str, Any
     modalities = plan.split.info.modalities
     radii = radii_of(config.eps, config.norm, config.modality, modalities)
     return stored | {
+        "dataset": short_name(config.dataset),
         "eps": radii,
         "modality": list(radii),
         "eot": "auto" if random and config.eot == "auto" else plan.eot,

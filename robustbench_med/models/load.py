@@ -90,7 +90,7 @@ def load_model(
     """
     whole = whole or load_dataset(dataset, "test")
     named = ModelConfig("code", model) if is_code(model) else model_config(model)
-    file = given_path(weights) if weights else None
+    file = given_path(weights) if weights is not None else None
     if is_code(named.architecture):
         return _from_code(
             replace(named, options={**named.options, **(options or {})}), whole, file, device, defenses

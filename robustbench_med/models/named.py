@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, ConfigDict
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from torch import nn
 
 from robustbench_med.api.data import DatasetInfo
 from robustbench_med.api.registry import Registry
@@ -31,6 +32,7 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  #
 LONGEST_LABEL = 120
 
 
+FINITE = ConfigDict(allow_inf_nan=False)
 SCRIPTED = (".ts", ".torchscript", ".pt", ".pth")
 EXPORTED = (".pt2",)
 OF_KERAS = (".keras", ".h5", ".hdf5")
@@ -212,21 +214,62 @@ def build_model(config: ModelConfig, info: DatasetInfo) -> FusionModel:
     """Build a model with fresh start values for a data set's modalities and heads.
 
     Raises:
-        UserError: unknown architecture, defense or option, or a defense that does not fit.
+        UserError: unknown architecture, defense or option, an option of the wrong type, a defense that does
+            not fit, or an architecture that is none.
     """
     architecture = ARCHITECTURES.get(config.architecture)
-    known = [
-        name
-        for name, parameter in inspect.signature(architecture).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY or name not in ("modalities", "heads")
-    ]
-    for option in config.options:
-        if option not in known:
-            raise UserError(f"model {config.name}: {unknown('option', option, known)}")
-    model = architecture(info.modalities, info.heads, **config.options)
+    if not isinstance(architecture, type):
+        raise UserError(f"the architecture {config.architecture!r} is no class; its author must make it one")
+    named = inspect.signature(architecture).parameters
+    if not {"modalities", "heads"} <= set(named):
+        raise UserError(
+            f"the architecture {config.architecture!r} does not take modalities and heads; its author must "
+            "give its constructor both"
+        )
+    options = _checked_options(config, architecture)
+    _require_names(info)
+    model = architecture(info.modalities, info.heads, **options)
     for defense in (*config.defenses, *config.added):
         make_defense(defense).apply(model)
     return model
+
+
+def _checked_options(config: ModelConfig, architecture: type[FusionModel]) -> dict[str, Any]:
+    """The options of a config, of the types that the constructor asks for.
+
+    Raises:
+        UserError: an unknown one, or a value of another type.
+    """
+    named = inspect.signature(architecture).parameters
+    known = [
+        name for name, p in named.items() if p.kind is p.KEYWORD_ONLY or name not in ("modalities", "heads")
+    ]
+    types, checked = get_type_hints(architecture.__init__), {}
+    for option, value in config.options.items():
+        where = f"model {config.name}: "
+        if option not in known:
+            raise UserError(f"{where}{unknown('option', option, known)}")
+        try:
+            checked[option] = TypeAdapter(types.get(option, Any), config=FINITE).validate_python(value)
+        except ValidationError as error:
+            raise UserError(
+                f"{where}{option} is {_cut(repr(value), 60)}: {error.errors()[0]['msg']}"
+            ) from error
+    return checked
+
+
+def _require_names(info: DatasetInfo) -> None:
+    """Modalities and heads name layers; torch keeps some names for itself.
+
+    Raises:
+        UserError: one of those.
+    """
+    for each in (*info.modalities, *info.heads):
+        if hasattr(nn.ModuleDict, each.name):
+            raise UserError(
+                f"{info.name}: no net of this package can have a layer called {each.name!r}, which torch uses; "
+                "rename the modality or head"
+            )
 
 
 def make_defense(config: DefenseConfig) -> Defense:

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from robustbench_med.models.cards import require_weights
 from robustbench_med.util.errors import UserError
+from robustbench_med.util.files import replacing
 
 PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".tar")
 INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights", "params")
@@ -79,6 +80,40 @@ def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in state):
             return _without_prefix({name.removeprefix(prefix): value for name, value in state.items()})
     return state
+
+
+def convert(source: Path, out: Path) -> str:
+    """Write the tensors of a file of ``torch.save`` as safetensors, by sorted names.
+
+    Returns:
+        What was written, in words.
+
+    Raises:
+        UserError: see ``read_state``; a name that is not safetensors', or is taken; tensors of a kind that
+            safetensors does not have.
+    """
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out} must end in .safetensors")
+    if source.suffix == ".safetensors":
+        raise UserError(f"{source} is safetensors already; give it as --weights")
+    if out.exists():
+        raise UserError(f"{out} exists; choose another name, or remove it")
+    state = read_state(source)
+    whole = {name: _plain(name, tensor, source) for name, tensor in sorted(state.items())}
+    with replacing(out) as temporary:
+        temporary.write_bytes(save(whole))
+    numbers = sum(tensor.numel() for tensor in whole.values())
+    return f"{out}: {len(whole)} tensors, {numbers} numbers, from {source}"
+
+
+def _plain(name: str, tensor: Tensor, source: Path) -> Tensor:
+    """A tensor with memory of its own, in the order of its axes."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+        kind = f"{tensor.layout}, {tensor.dtype}".replace("torch.", "")
+        raise UserError(
+            f"{source}: {name} is {kind}, which safetensors does not have; save it as plain floats"
+        )
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def load_state(net: nn.Module, path: Path) -> None:

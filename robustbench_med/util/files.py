@@ -39,6 +39,8 @@ def given_path(text: str | Path) -> Path:
     """
     if not str(text):
         raise UserError("a path is empty; write it out, or leave its option away")
+    if any(ord(c) < 32 or ord(c) == 127 for c in str(text)):
+        raise UserError(f"the path {ascii(str(text))[:120]} has control characters; choose another")
     shown = str(text) if len(str(text)) <= 120 else f"{str(text)[:117]}…"
     try:
         path = Path(text).expanduser()
@@ -159,9 +161,11 @@ def refusing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in REFUSALS:
+        short = error.errno is None and str(error).endswith(" written")  # NumPy's, of a full disk
+        if error.errno not in REFUSALS and not short:
             raise
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another folder") from error
+        reason = f"the disk is full ({error})" if short else error.strerror
+        raise UserError(f"cannot write {path}: {reason}; choose another folder") from error
 
 
 def write_text(path: Path, text: str) -> None:
