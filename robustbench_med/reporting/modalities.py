@@ -55,7 +55,7 @@ def draw(found: ModalityTable, path: Path) -> None:
     axis.set_xticks(range(len(found.rows)), titles, fontsize=7, rotation=20)
     axis.set_ylim(0, 100)
     axis.set_ylabel("accuracy (%)")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axis.set_title(label(found.title), fontsize=9)
     figure.tight_layout()
     saved(figure, path)

@@ -76,7 +76,7 @@ def number_table(console: Console, titles: Sequence[str], rows: Sequence[NumberR
     """
     names = [visible(row.name) for row in rows]
     titles = [visible(titles[0]), *titles[1:]]
-    heads = [_broken(visible(title, keep="\n"), WIDEST_TITLE) for title in titles]
+    heads = [broken(visible(title, keep="\n"), WIDEST_TITLE) for title in titles]
     widths = [max(map(cell_len, [*h, *(r.cells[c - 1] for r in rows if c)])) for c, h in enumerate(heads)]
     free = console.width - cell_len(titles[0])
     gap = 2 if sum(width + 2 for width in widths[1:]) <= free else 1
@@ -92,7 +92,7 @@ def number_table(console: Console, titles: Sequence[str], rows: Sequence[NumberR
             _line(console, title, first, shown, [widths[c] + gap for c in columns], "bold")
         for name, row in zip(names, rows, strict=True):
             if cell_len(name) > first:
-                for part in _broken(name, console.width):
+                for part in broken(name, console.width):
                     console.print(Text(part, style=row.style))
             cells = [row.cells[c - 1] for c in columns]
             shown_name = "" if cell_len(name) > first else name
@@ -118,7 +118,7 @@ def _line(
     console.print(Text(text.rstrip(), style=style), overflow="ignore", no_wrap=True, crop=False)
 
 
-def _broken(name: str, width: int) -> list[str]:
+def broken(name: str, width: int) -> list[str]:
     """A name in lines, broken between its words; within one only if that alone is too long."""
     lines = [""]
     for part in re.findall(r"[^\s_./-]*[\s_./-]?", name):
