@@ -234,12 +234,60 @@ def test_what_a_run_prints(
     printed = capfd.readouterr()
     assert printed.err == ""
     heads = ("lesion", "side", "every head right", "95 %", "F1", "AUROC")
-    for text in ("synthetic", *heads, "4/255", "passes a sample", "unaudited"):
+    for text in ("synthetic", *heads, "4/255", "passes a sample", "UNAUDITED: the cheap"):
         assert text in printed.out
     tables = printed.out.partition("record  ")[0].splitlines()
     assert max(map(len, tables)) <= 80
     for name in ("record.json", "picture.png", "leaderboard.csv"):
         assert name in printed.out
+
+
+OWN = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lesion, self.side = nn.Linear(1024, 4), nn.Linear(1024, 2)
+
+    def forward(self, first, second):
+        return self.lesion(first.flatten(1)), self.side(second.flatten(1))
+
+def make():
+    torch.manual_seed(0)
+    return Net().eval()
+"""
+
+
+def test_guesses_are_said_before_the_attack(
+    robmed: Robmed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net.py").write_text(OWN)
+
+    class Attacked(Exception):
+        pass
+
+    def attack(*_: object) -> None:
+        raise Attacked
+
+    monkeypatch.setattr("robustbench_med.studies.run.evaluate", attack)
+    flags = ["--model", f"{tmp_path / 'net.py'}:make", "--attack", "fgsm", "--samples", 4, "--out", tmp_path]
+    for command in ("run", "curve", "modalities"):
+        with pytest.raises(Attacked):
+            robmed(command, *flags)
+        assert capfd.readouterr().out.startswith(
+            "note: Net: forward(first, second): modalities mr, ct in this order; output 0 → lesion, output 1"
+        )
+
+
+def test_no_picture(robmed: Robmed, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.py").write_text(OWN)
+    flags = ["--model", f"{tmp_path / 'net.py'}:make", "--attack", "fgsm", "--samples", 4, "--no-picture"]
+    for command in ("run", "curve --radii 1/255", "modalities"):
+        assert robmed(*command.split(), *flags, "--out", tmp_path / "runs") == (0, [])
+    assert "picture" not in capfd.readouterr().out
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_ctrl_c(robmed: Robmed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

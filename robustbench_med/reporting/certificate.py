@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from robustbench_med.measure.accuracy import EVERY
-from robustbench_med.reporting.text import bare_table, headed, notes_table, plain, stored_percent
+from robustbench_med.reporting.text import (
+    NumberRow,
+    headed,
+    notes_table,
+    number_table,
+    plain,
+    stored_percent,
+)
 
 MOST = 5  # names beside each other
 
@@ -78,7 +84,7 @@ def show(record: Mapping[str, Any], console: Console) -> None:
         console,
         f"{record['model']['label']} on {data['name']} ({synthetic}{data['samples']} samples), certified",
     )
-    console.print(_table(record))
+    number_table(console, *_table(record))
     notes = notes_table()
     sigmas = ", ".join(f"{name} {sigma:.4g}" for name, sigma in terms["smoothed"].items())
     notes.add_row("noise", plain(f"sigma {sigmas}, not clipped to the range"))
@@ -96,15 +102,16 @@ def show(record: Mapping[str, Any], console: Console) -> None:
     console.print(notes)
 
 
-def _table(record: Mapping[str, Any]) -> Table:
+def _table(record: Mapping[str, Any]) -> tuple[list[str], list[NumberRow]]:
     names = [EVERY, *(name for name in record["accuracy"] if name != EVERY)][:MOST]
     heads = {name: record["accuracy"][name] for name in names}
-    table = bare_table("radius", *(f"{plain(name)} %" for name in names))
+    rows = []
     for points in zip(*(value["certified"] for value in heads.values()), strict=True):
-        table.add_row(f"{points[0]['radius']:.4g}", *map(stored_percent, map(_estimate, points)))
+        cells = list(map(stored_percent, map(_estimate, points)))
+        rows.append(NumberRow(f"{points[0]['radius']:.4g}", cells))
     averages = [f"{value['average_radius']:.4g}" for value in heads.values()]
-    table.add_row("average", *averages)
-    return table
+    rows.append(NumberRow("average", averages))
+    return ["radius", *(f"{name} %" for name in names)], rows
 
 
 def _estimate(point: Mapping[str, Any]) -> dict[str, Any]:

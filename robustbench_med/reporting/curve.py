@@ -9,7 +9,7 @@ from rich.console import Console
 
 from robustbench_med.measure.curve import EpsilonCurve
 from robustbench_med.reporting.figures import label, pyplot, saved
-from robustbench_med.reporting.text import bare_table, headed, percent, plain
+from robustbench_med.reporting.text import NumberRow, headed, number_table, percent, plain
 
 MOST_LINES = 8
 
@@ -40,11 +40,11 @@ def show(curve: EpsilonCurve, console: Console) -> None:
     """Print a row a radius."""
     headed(console, curve.title)
     names = list(curve.accuracy)[:MOST_LINES]
-    table = bare_table(f"epsilon of {plain(curve.of)}", *(f"{plain(n)} %" for n in names))
+    rows = []
     for place, epsilon in enumerate(curve.radii):
         cells = [percent(curve.accuracy[name][place]) for name in names]
-        table.add_row(_radius(curve, epsilon) if epsilon else "clean", *cells)
-    console.print(table)
+        rows.append(NumberRow(_radius(curve, epsilon) if epsilon else "clean", cells))
+    number_table(console, [f"epsilon of {curve.of}", *(f"{name} %" for name in names)], rows)
     low, high = curve.median
     reached = (
         f"{_radius(curve, low)} to {_radius(curve, high)}"

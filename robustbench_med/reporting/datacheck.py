@@ -8,7 +8,7 @@ from rich.console import Console
 
 from robustbench_med.data.check import EXAMPLES, DataCheck
 from robustbench_med.reporting.figures import label, pyplot, saved
-from robustbench_med.reporting.text import bare_table, headed, notes_table, plain
+from robustbench_med.reporting.text import NumberRow, headed, notes_table, number_table, plain
 
 MOST = 16  # classes in a table or picture
 SIZES = 3  # of a modality
@@ -18,13 +18,14 @@ def show(found: DataCheck, console: Console) -> None:
     """Print counts, what the modalities hold, what was found, and what it means."""
     headed(console, found.name)
     for head, counts in found.counts.items():
-        table = bare_table(plain(f"samples by {head}"), *found.splits)
-        for answer, by_split in list(counts.items())[:MOST]:
-            table.add_row(plain(answer), *(str(by_split[split]) for split in found.splits))
+        rows = [
+            NumberRow(answer, [str(by_split[split]) for split in found.splits])
+            for answer, by_split in list(counts.items())[:MOST]
+        ]
         if len(counts) > MOST:
-            table.add_row(f"and {len(counts) - MOST} more", *("" for _ in found.splits))
-        table.add_row("all", *(str(count) for count in found.splits.values()))
-        console.print(table)
+            rows.append(NumberRow(f"and {len(counts) - MOST} more", ["" for _ in found.splits]))
+        rows.append(NumberRow("all", [str(count) for count in found.splits.values()]))
+        number_table(console, [f"samples by {head}", *found.splits], rows)
     notes = notes_table()
     for values in found.values:
         sizes = ", ".join(f"{size} ({count})" for size, count in list(values.sizes.items())[:SIZES])

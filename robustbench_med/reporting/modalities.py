@@ -9,7 +9,7 @@ from rich.console import Console
 
 from robustbench_med.measure.modalities import ModalityTable, Situation
 from robustbench_med.reporting.figures import label, pyplot, saved
-from robustbench_med.reporting.text import bare_table, headed, percent, plain
+from robustbench_med.reporting.text import NumberRow, headed, number_table, percent, plain
 
 MOST = 6  # heads in a table or figure
 
@@ -18,11 +18,11 @@ def show(found: ModalityTable, console: Console) -> None:
     """Print a row a situation, and the leakage between unrelated inputs."""
     headed(console, found.title)
     heads = list(found.rows[0].accuracy)[:MOST]
-    table = bare_table("accuracy in % (95 %)", *map(plain, heads))
+    rows = []
     for row in found.rows:
         cells = [percent(row.accuracy[head]) if head in row.accuracy else "-" for head in heads]
-        table.add_row(plain(situation(row)), *cells)
-    console.print(table)
+        rows.append(NumberRow(situation(row), cells))
+    number_table(console, ["accuracy in % (95 %)", *heads], rows)
     for path, lost in found.leakage.items():
         console.print(
             f"leakage {plain(path)}: {100 * lost:.1f} points lost to an input the label is not about"
@@ -55,7 +55,7 @@ def draw(found: ModalityTable, path: Path) -> None:
     axis.set_xticks(range(len(found.rows)), titles, fontsize=7, rotation=20)
     axis.set_ylim(0, 100)
     axis.set_ylabel("accuracy (%)")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axis.set_title(label(found.title), fontsize=9)
     figure.tight_layout()
     saved(figure, path)

@@ -11,7 +11,7 @@ from rich.table import Table
 from robustbench_med.measure.accuracy import EVERY
 from robustbench_med.measure.verdict import RESULTS, SOUND, UNAUDITED, is_failed, is_sound
 from robustbench_med.reporting.leaderboard import radius
-from robustbench_med.reporting.text import bare_table, headed, notes_table, plain, stored_percent
+from robustbench_med.reporting.text import NumberRow, headed, notes_table, number_table, plain, stored_percent
 
 FOUND_SOUND = "no check that can be made found the attack too weak or the gradients masked"
 METRICS = {
@@ -30,17 +30,17 @@ def show(record: Mapping[str, Any], console: Console) -> None:
         console,
         f"{model['label']} on {data['name']} ({synthetic}{data['samples']} samples) under {attack['name']}",
     )
-    console.print(_accuracies(record))
-    console.print(_metrics(record))
+    number_table(console, *_accuracies(record))
+    number_table(console, *_metrics(record))
     console.print(_conditions(record))
     if record["audit"]["findings"] and record["audit"].get("complete"):
         console.print(_findings(record["audit"]))
 
 
-def _accuracies(record: Mapping[str, Any]) -> Table:
+def _accuracies(record: Mapping[str, Any]) -> tuple[list[str], list[NumberRow]]:
     random = record["scoring"]["draws"] > 1
     draws = ("majority", "every\ndraw") if random else ()
-    table = bare_table("accuracy in % (95 %)", "clean", "robust", *draws)
+    rows = []
     single = len(record["dataset"]["heads"]) == 1
     for name, value in record["accuracy"].items():
         if name == EVERY and single and name != record["headline"]:
@@ -49,8 +49,8 @@ def _accuracies(record: Mapping[str, Any]) -> Table:
         if random:
             cells += [f"{100 * value[kind]['value']:.1f}" for kind in ("majority", "worst_of_draws")]
         style = "bold" if name == record["headline"] else ""
-        table.add_row(plain(name) + _collateral(record, name), *cells, style=style)
-    return table
+        rows.append(NumberRow(name + _collateral(record, name), cells, style))
+    return ["accuracy in % (95 %)", "clean", "robust", *draws], rows
 
 
 def _collateral(record: Mapping[str, Any], name: str) -> str:
@@ -65,18 +65,18 @@ def _asked_by(record: Mapping[str, Any], name: str) -> str | None:
     return next((h for h, head in heads if name in head["questions"] and name != h), None)
 
 
-def _metrics(record: Mapping[str, Any]) -> Table:
+def _metrics(record: Mapping[str, Any]) -> tuple[list[str], list[NumberRow]]:
     """What else is asked of each head, before and after the attack."""
     measured = [name for name in METRICS if any(_both(k, name) for k in record["metrics"].values())]
-    table = bare_table("clean → attacked", *(METRICS[name] for name in measured), "success")
+    rows = []
     for name, kinds in record["metrics"].items():
         pairs = [_pair(kinds, metric) for metric in measured]
         success = record["attack_success"].get(name)
         head = _asked_by(record, name)
-        # Findings stand below their head; their full names would break in 80 columns.
+        # Findings stand below their head.
         shown = f"· {name.removeprefix(f'{head}.')}" if head in record["metrics"] else name
-        table.add_row(plain(shown), *pairs, "-" if success is None else f"{100 * success:.1f} %")
-    return table
+        rows.append(NumberRow(shown, [*pairs, "-" if success is None else f"{100 * success:.1f} %"]))
+    return ["clean → attacked", *(METRICS[name] for name in measured), "success"], rows
 
 
 def _both(kinds: Mapping[str, Any], name: str) -> bool:

@@ -101,11 +101,8 @@ def say_guesses(subject: Subject, dataset: str) -> None:
     Args:
         dataset: as it was given; what is said of registered data is no guess.
     """
-    lines = (*subject.loaded.caveats, *(subject.whole.info.caveats if is_own(dataset) else ()))
-    for line in lines:
+    for line in (*subject.loaded.caveats, *(subject.whole.info.caveats if is_own(dataset) else ())):
         say(f"note: {line}")
-    if lines:
-        say()
 
 
 def run_prepared(
