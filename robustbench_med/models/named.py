@@ -8,10 +8,9 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
-from torch import nn
 
 from robustbench_med.api.data import DatasetInfo
 from robustbench_med.api.registry import Registry
@@ -264,10 +263,12 @@ def _require_names(info: DatasetInfo) -> None:
     Raises:
         UserError: one of those.
     """
-    for each in (*info.modalities, *info.heads):
-        if hasattr(nn.ModuleDict, each.name):
+    from torch import nn  # takes long to import, and who lists models needs no layers
+
+    for name in (*(m.name for m in info.modalities), *(h.name for h in info.heads)):
+        if hasattr(nn.ModuleDict, name):
             raise UserError(
-                f"{info.name}: no net of this package can have a layer called {each.name!r}, which torch uses; "
+                f"{info.name}: no net of this package can have a layer called {name!r}, which torch uses; "
                 "rename the modality or head"
             )
 
