@@ -23,4 +23,6 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_content(content: str, **_: Any) -> str:
     """Write each formula as MathML."""
-    return FORMULA.sub(lambda m: convert(html.unescape(m[3]), "block" if m[2] == "[" else "inline"), content)
+    return FORMULA.sub(
+        lambda m: convert(html.unescape(m[3]), display="block" if m[2] == "[" else "inline"), content
+    )

@@ -40,8 +40,6 @@ def evaluate(
 ) -> Result:
     """The robust accuracy of a net on some data, with everything that ``robmed run`` says of it.
 
-    ::
-
         net = MyNet().eval()
         result = evaluate(net, (images, labels), attack="pgd", eps="4/255")
         print(result.accuracy["every head right"].robust)
