@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _answer(options: argparse.Namespace, argv: Sequence[str]) -> int:
     """Run what was asked for; see ``main``."""
     try:
-        _require_no_empty(options)
+        _require_no_empty(argv)
         return int(COMMANDS[options.command](options, argv) or 0)
     except UserError as error:
         complain(error)
@@ -60,12 +60,16 @@ def _answer(options: argparse.Namespace, argv: Sequence[str]) -> int:
         return 130
 
 
-def _require_no_empty(options: argparse.Namespace) -> None:
-    """An option that a shell filled with an unset variable is no option that was left away."""
-    empty = next((name for name, value in vars(options).items() if value == ""), None)
-    if empty is not None:
-        flag = {"joined_with": "with", "source": "from"}.get(empty, empty).replace("_", "-")
-        raise UserError(f"{flag} is empty; give it a value, or leave it away")
+def _require_no_empty(argv: Sequence[str]) -> None:
+    """An option that a shell filled with an unset variable is no option that was left away.
+
+    Raises:
+        UserError: there is one.
+    """
+    for before, given in zip(("", *argv), argv, strict=False):
+        flag = before if given == "" else given.removesuffix("=") if given.endswith("=") else ""
+        if flag.startswith("--") and "=" not in flag:
+            raise UserError(f"{flag} is empty; give it a value, or leave it away")
 
 
 def _console() -> Any:
