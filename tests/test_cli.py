@@ -44,7 +44,7 @@ def test_help_answers_at_once() -> None:
 
 COMMANDS = (
     *("run", "audit", "curve", "modalities", "suite", "compare", "board"),
-    *("certify", "train", "data", "list"),
+    *("certify", "train", "convert", "data", "list"),
 )
 
 
