@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from robustbench_med import evaluate
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 EPSILON = 0.05
 
 
