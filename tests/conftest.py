@@ -48,6 +48,12 @@ def batch(net: FusionModel) -> Batch:
 
 
 @pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without their picture, which takes longer than a small run."""
+    monkeypatch.setattr("robustbench_med.studies.run.draw", lambda *_: None)
+
+
+@pytest.fixture
 def concat(tmp_path: Path, weights: dict[str, Path]) -> Path:
     """A copy of the weights of ``concat`` (and of their card) that a test may damage."""
     for source in (weights["concat"], weights["concat"].with_suffix(".json")):

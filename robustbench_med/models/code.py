@@ -168,11 +168,7 @@ def fingerprint(module: Callable[..., Any], weights: Path | None = None) -> str:
     elif isinstance(module, nn.Module):
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(
-                tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-                if tensor.numel()
-                else b""
-            )
+            digest.update(_bytes(tensor))
     return digest.hexdigest() if known else hashlib.sha256(uuid.uuid4().bytes).hexdigest()
 
 
@@ -194,10 +190,15 @@ def _attributes(part: nn.Module) -> str:
 
 def _content(value: object) -> str:
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().numpy()
+        return hashlib.sha256(_bytes(value)).hexdigest()
     if isinstance(value, np.ndarray):
         return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
     return repr(value)
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    """Of any number of axes: none at all in batch norm's count of batches."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _sources(module: Callable[..., Any]) -> list[str]:

@@ -24,6 +24,8 @@ choose_torch()
 keras = pytest.importorskip("keras")
 L = keras.layers
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 N, EPSILON = 40, 0.004
 
 

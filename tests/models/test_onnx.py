@@ -23,6 +23,8 @@ from robustbench_med.util.errors import UserError
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 N, EPSILON = 24, 0.03
 SIZES: Mapping[str, tuple[int, ...]] = {"mr": (1, 6, 6), "ct": (3, 6, 6)}
 CLASSES: Mapping[str, int] = {"lesion": 3, "side": 2}

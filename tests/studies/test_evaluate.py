@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from robustbench_med import arrays, evaluate, wrap
 from robustbench_med.defenses.gaussian_noise import GaussianNoise
+from robustbench_med.models.code import fingerprint
 from robustbench_med.studies.run import Result
 from robustbench_med.util.errors import UserError
 
@@ -269,6 +270,42 @@ def test_the_callers_net_is_left_as_it_was(tmp_path: Path) -> None:
     assert net.head.weight.requires_grad
     assert not net.training
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+class Normed(One):
+    """Batch norm counts its batches in a tensor without axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+
+    def forward(self, pixel_values: Tensor, _labels: Tensor | None = None) -> Tensor:
+        return super().forward(self.norm(pixel_values))
+
+
+def test_batch_norm_and_half_precision_have_a_fingerprint() -> None:
+    assert fingerprint(Normed().eval()) == fingerprint(Normed().eval())
+    assert fingerprint(One().half()) != fingerprint(One().bfloat16())
+
+
+class Scaled(One):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+
+def test_nets_with_the_same_weights_that_compute_differently_are_told_apart() -> None:
+    made = {
+        "relu": nn.Sequential(ONE, nn.ReLU()),
+        "tanh": nn.Sequential(ONE, nn.Tanh()),
+        "dropout": nn.Sequential(ONE, nn.Dropout(0.1)),
+        "more dropout": nn.Sequential(ONE, nn.Dropout(0.2)),
+        "in training": nn.Sequential(ONE, nn.Dropout(0.2)).eval(),
+        "once": Scaled(1.0),
+        "twice": Scaled(2.0),
+    }
+    assert len({fingerprint(net) for net in made.values()}) == len(made)
+    assert fingerprint(Scaled(2.0)) == fingerprint(Scaled(2.0))
 
 
 # Random nets
