@@ -265,18 +265,18 @@ def test_guesses_are_said_before_the_attack(
 ) -> None:
     (tmp_path / "net.py").write_text(OWN)
 
-    class Attacked(Exception):
+    class AttackedError(Exception):
         pass
 
     def attack(*_: object) -> None:
-        raise Attacked
+        raise AttackedError
 
     monkeypatch.setattr("robustbench_med.studies.run.evaluate", attack)
     flags = ["--model", f"{tmp_path / 'net.py'}:make", "--attack", "fgsm", "--samples", 4, "--out", tmp_path]
     for command in ("run", "curve", "modalities"):
-        with pytest.raises(Attacked):
+        with pytest.raises(AttackedError):
             robmed(command, *flags)
-        assert capfd.readouterr().out.startswith(
+        assert " ".join(capfd.readouterr().out.split()).startswith(
             "note: Net: forward(first, second): modalities mr, ct in this order; output 0 → lesion, output 1"
         )
 
