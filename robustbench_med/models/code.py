@@ -154,7 +154,7 @@ def fingerprint(module: Callable[..., Any], weights: Path | None = None) -> str:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(
-                tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+                tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
                 if tensor.numel()
                 else b""
             )
