@@ -276,7 +276,7 @@ def test_guesses_are_said_before_the_attack(
     for command in ("run", "curve", "modalities"):
         with pytest.raises(AttackedError):
             robmed(command, *flags)
-        assert capfd.readouterr().out.startswith(
+        assert " ".join(capfd.readouterr().out.split()).startswith(
             "note: Net: forward(first, second): modalities mr, ct in this order; output 0 → lesion, output 1"
         )
 

@@ -16,8 +16,8 @@ from conftest import Robmed
 from tiny import CHANNELS, CLASSES, ConvNet, seeded, target_of, threat_of
 from torch import nn
 
-from robustbench_med import cli
 from robustbench_med.api import Attack, Batch, Defense, FusionModel, UserError
+from robustbench_med.flags import parser
 
 ROOT = Path(__file__).parent.parent
 # docs/models.md has tests of its own.
@@ -61,9 +61,9 @@ def test_commands_are_understood(command: str) -> None:
     arguments = shlex.split(command)[1:]
     if len(arguments) == 1:  # the name of a command alone
         with pytest.raises(SystemExit, match=r"^0$"):
-            cli._parser().parse_args([*arguments, "--help"])
+            parser().parse_args([*arguments, "--help"])
     else:
-        cli._parser().parse_args(arguments)
+        parser().parse_args(arguments)
 
 
 @pytest.mark.slow

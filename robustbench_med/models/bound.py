@@ -77,13 +77,15 @@ class Bound(FusionModel):
         self.means, self.stds = (
             _by_modality(v, modalities, w) for v, w in ((spec.mean, "mean"), (spec.std, "std"))
         )
+        self.trainable = False  # set where it is trained here
         self.draws = TorchDraws(random)
         self.draws_follow_shape = random
         self.adopt_random_layers()
 
     def train(self, mode: bool = True) -> Bound:
-        """Leaves the net's own modes alone: dropout that was left on is a defense."""
-        del mode
+        """Leaves the net's own modes alone unless it is trained here: dropout left on is a defense."""
+        if self.trainable:
+            super().train(mode)
         return self
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

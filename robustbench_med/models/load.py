@@ -15,7 +15,8 @@ from torch import nn
 from robustbench_med.api.data import Split
 from robustbench_med.api.model import FusionModel
 from robustbench_med.data.catalog import load_dataset, short_name
-from robustbench_med.models.bound import look
+from robustbench_med.models.bound import Bound, look
+from robustbench_med.models.cards import trained_model
 from robustbench_med.models.code import fingerprint, made_by, with_options
 from robustbench_med.models.foreign import Foreign
 from robustbench_med.models.keras_nets import is_keras
@@ -30,6 +31,7 @@ from robustbench_med.models.named import (
 )
 from robustbench_med.models.state import load_state
 from robustbench_med.models.weights import (
+    card_beside,
     config_from_card,
     default_weights,
     load_weights,
@@ -38,7 +40,7 @@ from robustbench_med.models.weights import (
 )
 from robustbench_med.models.wrap import Wrap
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import given_path, sha256_file
+from robustbench_med.util.files import given_path, read_json, sha256_file
 
 SAMPLES_LOOKED_AT = 3
 
@@ -129,7 +131,9 @@ def _from_code(
             load_weights(net, weights)
         name = made.__name__ if config.name == "code" else config.name
         config = replace(config, name=name).with_defenses(defenses)
-        return LoadedModel(on_device(net, device).eval(), config, weights, fingerprint(net, weights), {})
+        return LoadedModel(
+            on_device(net, device).eval(), config, weights, fingerprint(net, weights), _card_of(weights)
+        )
     spec = with_options(made if isinstance(made, Wrap) else Wrap(made), config.options, config.architecture)
     if weights is not None:
         if isinstance(spec.module, Foreign) or is_keras(spec.module):
@@ -170,9 +174,44 @@ def wrapped(
     net: FusionModel = found.bound(info.modalities, info.heads)
     for defense in config.added:
         make_defense(defense).apply(net)
-    return LoadedModel(
-        on_device(net, device), config, weights, fingerprint(found.spec.module, weights), {}, found.said
-    )
+    sha256 = fingerprint(found.spec.module, weights)
+    return LoadedModel(on_device(net, device), config, weights, sha256, _card_of(weights), found.said)
+
+
+def for_training(config: ModelConfig, whole: Split, device: str) -> LoadedModel:
+    """A net that somebody's code makes, with the start values that it comes with, to be trained.
+
+    Raises:
+        UserError: it cannot be trained, or see ``wrapped``.
+    """
+    made = made_by(config.architecture)
+    if isinstance(made, type):
+        return _from_code(config, whole, None, device, ())
+    spec = with_options(made if isinstance(made, Wrap) else Wrap(made), config.options, config.architecture)
+    if not isinstance(spec.module, nn.Module) or isinstance(spec.module, torch.jit.ScriptModule):
+        raise UserError(f"{config.architecture} makes no net of torch; only such a net can be trained")
+    loaded = wrapped(replace(spec, mode="eval"), whole, device, config=config)
+    model = loaded.model
+    if not isinstance(model, Bound) or not any(p.requires_grad for p in model.parameters()):
+        raise UserError(f"{config.architecture} has nothing to train: no parameter of it asks for a gradient")
+    model.trainable = True
+    return loaded
+
+
+def own_state(model: FusionModel) -> dict[str, torch.Tensor]:
+    """The weights as the code that made the net knows them."""
+    net = model.net if isinstance(model, Bound) else model
+    return {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
+
+
+def _card_of(weights: Path | None) -> Mapping[str, Any]:
+    """The card that a training here left beside weights; {} where there is none of theirs."""
+    path = None if weights is None else card_beside(weights)
+    if weights is None or path is None or not path.is_file() or trained_model(path) is None:
+        return {}
+    card: Mapping[str, Any] = read_json(path)
+    said = card.get("weights")
+    return card if isinstance(said, dict) and said.get("sha256") == sha256_file(weights) else {}
 
 
 def lay_channels_last(model: FusionModel) -> None:

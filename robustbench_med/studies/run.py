@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -102,7 +103,8 @@ def say_guesses(subject: Subject, dataset: str) -> None:
         dataset: as it was given; what is said of registered data is no guess.
     """
     for line in (*subject.loaded.caveats, *(subject.whole.info.caveats if is_own(dataset) else ())):
-        say(f"note: {line}")
+        for part in textwrap.wrap(f"note: {line}", 80, subsequent_indent=" " * 6, break_on_hyphens=False):
+            say(part)
 
 
 def run_prepared(

@@ -22,9 +22,9 @@ from robustbench_med.api.data import Split
 from robustbench_med.api.model import FusionModel
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation.plan import load_batch
-from robustbench_med.models.load import lay_channels_last, on_device
-from robustbench_med.models.named import build_model, model_config
-from robustbench_med.models.weights import card_beside, save_tensors, save_weights
+from robustbench_med.models.load import for_training, lay_channels_last, on_device, own_state
+from robustbench_med.models.named import ModelConfig, build_model, is_code, model_config
+from robustbench_med.models.weights import card_beside, save_tensors
 from robustbench_med.training.augment import augment
 from robustbench_med.training.card import Progressing, answers_on, balanced_accuracy, card
 from robustbench_med.training.opponent import Opponent, opponent_of
@@ -47,6 +47,9 @@ class Trained:
 def train(config: TrainConfig, out: Path, command: str = "", replace: bool = False) -> Trained:
     """Train, score on the test split, and write weights and card into ``out``.
 
+    A net that somebody's code makes starts with the values that it comes with (under the recipe's seed), and
+    its weights are written as that code knows them.
+
     A checkpoint is written after every epoch; the same call after a kill goes on from there and
     ends with the same weights as an uninterrupted run.
 
@@ -60,16 +63,29 @@ def train(config: TrainConfig, out: Path, command: str = "", replace: bool = Fal
             another recipe under this name, or another training at work on them.
     """
     torch.set_num_threads(config.threads)
-    model_conf = model_config(config.model).with_options(config.model_options)
+    own = is_code(config.model)
+    model_conf = ModelConfig("code", config.model) if own else model_config(config.model)
+    model_conf = model_conf.with_options(config.model_options)
     splits = {name: load_dataset(config.dataset, name) for name in ("train", "val", "test")}
     torch.manual_seed(derive(config.seed, "start"))
-    model = on_device(build_model(model_conf, splits["train"].info), config.device)
+    code = ""
+    if own:
+        loaded = for_training(model_conf, splits["train"], config.device)
+        model, model_conf, code = loaded.model, loaded.config, loaded.weights_sha256
+    else:
+        model = on_device(build_model(model_conf, splits["train"].info), config.device)
     if config.channels_last:
         if not model.channels_last:
             raise UserError(f"recipe: {config.model} cannot be laid out channels-last; drop channels_last")
         lay_channels_last(model)
     recipe = sha256_json(
-        [asdict(config), asdict(model_conf), versions(), [s.fingerprint for s in splits.values()]]
+        [
+            asdict(config),
+            asdict(model_conf),
+            versions(),
+            [s.fingerprint for s in splits.values()],
+            *([code] if own else []),
+        ]
     )
     weights = out / f"{model_conf.label}.safetensors"
     require_writable(out)
@@ -79,7 +95,7 @@ def train(config: TrainConfig, out: Path, command: str = "", replace: bool = Fal
         trainer.fit()
         # Both lie on the disk before either takes its place, so that a full disk spoils neither.
         with replacing(card_beside(weights)) as new_card, replacing(weights) as new_weights:
-            save_weights(model, new_weights)
+            save_tensors(own_state(model), new_weights)
             said = card(config, model_conf, model, splits, trainer.progress, new_weights, command)
             write_json(new_card, {**said, "recipe": recipe})
         trainer.checkpoint.unlink(missing_ok=True)
