@@ -40,7 +40,7 @@ def test_every_block_of_python_runs(page: str, tmp_path: Path, monkeypatch: pyte
 def test_every_option_that_the_pages_name_exists() -> None:
     from robustbench_med.flags import parser
 
-    run = parser()._subparsers._group_actions[0].choices["run"]  # type: ignore[union-attr]
+    run = parser()._subparsers._group_actions[0].choices["run"]  # type: ignore[union-attr, index]
     known = set(run._option_string_actions)
     for page in PAGES:
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (DOCS / page).read_text(encoding="utf-8")))
