@@ -99,6 +99,9 @@ def _require_standard_layers(path: Path) -> None:
             config = json.loads(archive.read("config.json"))
     except (OSError, KeyError, ValueError, RecursionError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is no file of Keras 3; save it again: net.save('net.keras')") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is no file of Keras 3; save it again: net.save('net.keras')")
+    config.pop("compile_config", None)  # losses and metrics, which are not loaded
     for part in _parts(config):
         name, module = str(part["class_name"]), str(part["module"])
         own = module.partition(".")[0] in OF_KERAS and part.get("registered_name") in (None, name, "function")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -297,14 +298,32 @@ def test_files_that_need_code_are_refused(tmp_path: Path) -> None:
     of_layer(L.Lambda(lambda x: x + 1)).save(tmp_path / "code.keras")
     of_layer(Doubled()).save(tmp_path / "own.keras")
     (tmp_path / "broken.keras").write_bytes(b"PK")
+    with zipfile.ZipFile(tmp_path / "list.keras", "w") as archive:
+        archive.writestr("config.json", "[]")
     for name, complaint in {
         "code": "has a Lambda layer, which is code in a file and is not run; give the net's code",
         "own": "has Doubled, which is not Keras' own; give the code that makes the net: --model file.py:make",
         "broken": "is no file of Keras 3; save it again",
+        "list": "is no file of Keras 3; save it again",
         "none": "there is no file",
     }.items():
         with pytest.raises(UserError, match=complaint):
             load_keras(tmp_path / f"{name}.keras")
+
+
+class OwnMetric(keras.metrics.Metric):  # type: ignore[name-defined, misc]
+    def update_state(self, *_: Any, **__: Any) -> None: ...
+
+    def result(self) -> float:
+        return 0.0
+
+
+def test_losses_and_metrics_of_ones_own_are_no_part_of_the_net(tmp_path: Path) -> None:
+    net = of_layer(L.Rescaling(2.0))
+    net.compile(optimizer="adam", loss=lambda y, z: z - y, metrics=[OwnMetric()])
+    net.fit(last(MR[:4]), torch.zeros(4, 2), verbose=0)
+    net.save(tmp_path / "trained.keras")
+    torch.testing.assert_close(load_keras(tmp_path / "trained.keras")(MR), net(last(MR)))
 
 
 def test_layers_of_ones_own_come_live() -> None:
