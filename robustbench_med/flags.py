@@ -33,6 +33,7 @@ def parser() -> Parser:
     _add_certify(commands.add_parser("certify", help="certify a smoothed model's accuracy over L2 radii"))
     _add_train(commands.add_parser("train", help="train a model from a recipe"))
     _add_data(commands.add_parser("data", help="check, add or import data sets"))
+    _add_init(commands.add_parser("init", help="write a model.py, dataset.yaml and ci.yml to start from"))
     lister = commands.add_parser("list", help="list what there is, plug-ins included")
     lister.add_argument(
         "what",
@@ -200,6 +201,15 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="folder of weights and model card; default weights/DATASET")
     parser.add_argument("--replace", action="store_true", help="write over weights of another recipe")
     parser.set_defaults(command="train")
+
+
+def _add_init(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", nargs="?", default=".", help="where; default here")
+    parser.add_argument(
+        "--data", "--dataset", dest="dataset", metavar="NAME|PATH", help="your data; default phantom"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="weights of your net")
+    parser.set_defaults(command="init")
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
