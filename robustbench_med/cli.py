@@ -263,6 +263,25 @@ def _convert(options: argparse.Namespace, argv: Sequence[str]) -> None:
     say(convert(given_path(options.source), given_path(options.out)))
 
 
+def _init(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    from robustbench_med.names import require_all
+
+    require_all({"dataset": options.dataset, "weights": options.weights})
+    from robustbench_med.studies.init import init
+
+    started = init(given_path(options.folder), options.dataset, options.weights)
+    for path in started.files:
+        say(f"wrote   {path}")
+    for note in started.notes:
+        say(f"note    {note}")
+    say()
+    if started.folder != Path():
+        say(f"cd {shlex.quote(str(started.folder))}")
+    for command in started.commands:
+        say(command)
+
+
 def _import(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
     from robustbench_med.data.catalog import import_dataset
@@ -348,6 +367,7 @@ COMMANDS: Mapping[str, Command] = {
     "data check": _check_data,
     "data add": _add_own,
     "data import": _import,
+    "init": _init,
     "convert": _convert,
     "list": _list,
     "completion": _completion,

@@ -33,6 +33,7 @@ def parser() -> Parser:
     _add_certify(commands.add_parser("certify", help="certify a smoothed model's accuracy over L2 radii"))
     _add_train(commands.add_parser("train", help="train a model from a recipe"))
     _add_data(commands.add_parser("data", help="check, add or import data sets"))
+    _add_init(commands.add_parser("init", help="write a model.py, dataset.yaml and ci.yml to start from"))
     _add_convert(commands.add_parser("convert", help="write weights of torch.save as safetensors"))
     lister = commands.add_parser("list", help="list what there is, plug-ins included")
     lister.add_argument(
@@ -207,6 +208,15 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="WEIGHTS", help="file of torch.save: .pt, .pth, .ckpt")
     parser.add_argument("out", metavar="OUT", help="file to write, ending in .safetensors")
     parser.set_defaults(command="convert")
+
+
+def _add_init(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", nargs="?", default=".", help="where; default here")
+    parser.add_argument(
+        "--data", "--dataset", dest="dataset", metavar="NAME|PATH", help="your data; default phantom"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="weights of your net")
+    parser.set_defaults(command="init")
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:

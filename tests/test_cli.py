@@ -55,7 +55,7 @@ def test_help_answers_at_once() -> None:
 
 COMMANDS = (
     *("run", "audit", "curve", "modalities", "suite", "compare", "board"),
-    *("certify", "train", "data", "convert", "list", "completion"),
+    *("certify", "train", "data", "init", "convert", "list", "completion"),
 )
 
 
