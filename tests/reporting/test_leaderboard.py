@@ -189,7 +189,7 @@ def _named_by_content(record: dict[str, Any]) -> str:
     return identify(stored, model, weights, samples, record["code"])
 
 
-def test_the_readme_shows_what_the_records_say() -> None:
+def test_the_page_of_results_shows_what_the_records_say() -> None:
     """The page of results, the suite's table and the records agree; every record is in a CSV."""
     suite = Suite.from_yaml("robust-mail")
     records = [read_record(path) for path in (ROOT / "leaderboards" / "records").glob("*.json")]
