@@ -30,6 +30,7 @@ from robustbench_med.defenses.randomized_smoothing import RandomizedSmoothing
 from robustbench_med.evaluation.adversary import make_attack
 from robustbench_med.evaluation.batches import evaluate
 from robustbench_med.evaluation.plan import Plan
+from robustbench_med.measure.accuracy import correct
 from robustbench_med.studies.run import audit_config
 
 SAMPLES = 100
@@ -489,4 +490,4 @@ def audited(case: Case, seed: int, by: str = "default") -> tuple[float, Audit]:
         config = audit_config(by)
         bench = Bench(plan, outcomes, config, make_attack, Path(folder), lambda _: None, Thresholds())
         found = audit(bench)
-    return float(bench.right.mean()), found
+    return float(correct(outcomes.adversarial, outcomes.labels, plan.goal).mean()), found
