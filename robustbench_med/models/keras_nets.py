@@ -194,8 +194,8 @@ class KerasNet(nn.Module, Foreign):
         if isinstance(inputs, Mapping):
             return self.model(inputs)
         if self.inputs:
-            keras = _keras()
-            return self.model(keras.tree.pack_sequence_as(self.model.input, inputs))
+            structure = getattr(self.model, "input", 0)  # a Sequential net has one input, and no structure
+            return self.model(_keras().tree.pack_sequence_as(structure, inputs))
         return self.model(*inputs) if len(inputs) <= len(self.arguments) else self.model(inputs)
 
     def _laid_out(self, name: str, x: Tensor) -> Tensor:

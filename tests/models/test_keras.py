@@ -123,6 +123,29 @@ def test_volumes_signals_and_tables_are_turned_as_they_must_be() -> None:
     torch.testing.assert_close(KerasNet(net)(*given), expected)
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["with an input", "built by a call"])
+def test_a_sequential_net(told: bool, tmp_path: Path) -> None:
+    layers = [L.Conv2D(3, 3), L.BatchNormalization(), L.Flatten(), L.Dense(3, activation="softmax")]
+    net = keras.Sequential([keras.Input((8, 8, 1)), *layers] if told else layers)
+    expected = net(last(MR))
+    ours = KerasNet(net)
+    torch.testing.assert_close(ours(MR), expected)
+    found, said = ours.with_logits(lambda n: n(MR))
+    assert "taken off on a copy" in said[0]
+    torch.testing.assert_close(found(MR).softmax(1), expected)
+    net.save(tmp_path / "net.keras")
+    torch.testing.assert_close(load_keras(tmp_path / "net.keras")(MR), expected)
+
+
+def test_a_trained_trunk_under_a_head_of_ones_own() -> None:
+    x = keras.Input((8, 8, 1))
+    trunk = keras.Sequential([keras.Input((8, 8, 1)), L.Conv2D(3, 3, activation="relu"), L.Flatten()])
+    net = keras.Model(x, L.Dense(2, activation="softmax")(trunk(x)))
+    found, said = KerasNet(net).with_logits(lambda n: n(MR))
+    assert "taken off on a copy" in said[0]
+    torch.testing.assert_close(found(MR).softmax(1), net(last(MR)))
+
+
 def test_a_net_that_is_channels_first_is_left_so() -> None:
     x = keras.Input((3, 8, 8))
     net = keras.Model(x, L.Dense(2)(L.Flatten(data_format="channels_first")(x)))
