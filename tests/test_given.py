@@ -32,8 +32,8 @@ TWICE: list[tuple[tuple[object, ...], str]] = [
     (("--option", "__class__=2"), "unknown option"),
     (("--eps", "mr=1/255,mr=2/255"), "'mr' is given twice"),
     (("--defense", "gaussian-noise:sigma=0.1,sigma=0.2"), "'sigma' is given twice"),
-    (("--out", ""), "a path is empty"),
-    (("--weights", ""), "a path is empty"),
+    (("--out", ""), "--out is empty"),
+    (("--weights", ""), "--weights is empty"),
     (("--weights", "."), "there is no weights file"),
     (("--device", "meta"), "device 'meta'"),
     (("--out", "x" * 300), "File name too long"),
@@ -72,7 +72,7 @@ def test_paths_that_cannot_be(robmed: Robmed, command: str) -> None:
 
 
 def test_a_path_with_a_null_character() -> None:
-    with pytest.raises(UserError, match="cannot be used: embedded null"):
+    with pytest.raises(UserError, match="has control characters"):
         given_path("a\0b")
 
 
@@ -155,8 +155,8 @@ def test_edited_outcomes(finished: Path) -> None:
     for name in ("groups", "labels/side", "clean/lesion"):
         axis = 1 if name.startswith("clean") else 0
         np.savez(Path("bad.npz"), **(arrays | {name: arrays[name].take([0, 1], axis)}))
-        with pytest.raises(UserError, match=f"is damaged .{name} and ids"):
+        with pytest.raises(UserError, match=r"is damaged .(groups|labels|clean scores)"):
             Outcomes.load(Path("bad.npz"))
     np.savez_compressed(Path("bad.npz"), **arrays, bomb=np.zeros(30_000_000))
-    with pytest.raises(UserError, match=r"is damaged .* bytes out of"):
+    with pytest.raises(UserError, match=r"is damaged .*bytes out of"):
         Outcomes.load(Path("bad.npz"))

@@ -58,8 +58,8 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.parametrize("command", commands())
 def test_commands_are_understood(command: str) -> None:
-    arguments = shlex.split(command)[1:]
-    if len(arguments) == 1:  # the name of a command alone
+    arguments = shlex.split(command, comments=True)[1:]
+    if arguments == ["data", "check"] or len(arguments) == 1:  # the name of a command alone
         with pytest.raises(SystemExit, match=r"^0$"):
             parser().parse_args([*arguments, "--help"])
     else:

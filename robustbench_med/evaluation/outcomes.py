@@ -102,7 +102,7 @@ class Outcomes:
             )
             loaded._require_whole()
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split()).removeprefix("it is damaged ").strip("()")[:200]
             raise UserError(f"{path} is damaged ({reason}); delete its folder and run again") from error
         return loaded
 

@@ -74,5 +74,5 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except _ERRORS as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = " ".join(str(error).split())[:200]
         raise ValueError(f"it is damaged ({reason or type(error).__name__})") from error

@@ -545,7 +545,7 @@ def test_labels_say_what_was_added_with_every_option() -> None:
         "concat-x0.1875+inference-dropout"
     )
     fraction = config.with_defenses([DefenseConfig("gaussian-noise", {"sigma": "8/255"})])
-    assert fraction.label == "concat-x0.1875+gaussian-noise(sigma=0.03137)"
+    assert fraction.label == "concat-x0.1875+gaussian-noise(sigma=0.03137254901960784)"
 
 
 # Runs
@@ -631,13 +631,13 @@ def test_bad_flags(
 
 
 def test_a_model_file_may_carry_any_defense(tmp_path: Path, weights: dict[str, Path], robmed: Robmed) -> None:
-    """Its own come first, and are no part of the label: they are what the name means."""
+    """Its own come first, and stand in the label where the shipped model of that name has others."""
     file = tmp_path / "concat.yaml"
     file.write_text("architecture: concat\noptions: {width: 0.03125}\ndefenses: [bit-depth:bits=1]\n")
     flags = ("--defense", "gaussian-noise:sigma=0.1", "--weights", weights["concat"], "--samples", 4)
     assert robmed("run", "--model", file, "--attack", "fgsm", *flags, "--out", tmp_path / "runs") == (0, [])
     record = json.loads(next(tmp_path.glob("runs/*/record.json")).read_text())
-    assert record["model"]["label"] == "concat-x0.03125+gaussian-noise(sigma=0.1)"
+    assert record["model"]["label"] == "concat-x0.03125-bit-depth-bits-1+gaussian-noise(sigma=0.1)"
     assert record["model"]["defenses"] == [{"name": "bit-depth", "options": {"bits": 1}}]
 
 

@@ -390,6 +390,7 @@ def test_wrong_uses_cost_one_line(tmp_path: Path, robmed: Robmed, monkeypatch: p
     with pytest.raises(UserError, match="which has no gradient; make its"):
         KerasNet(keras.Model(x, L.Dense(2)(L.Flatten()(x))))
     two_heads().save("net.keras")
+    Path("w.pt").touch()
     for model, weights, complaint in (
         ("net.h5", (), "only files of Keras 3 are read"),
         ("net.keras", ("--weights", "w.pt"), "brings its weights with it; drop --weights"),

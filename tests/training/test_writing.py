@@ -54,7 +54,7 @@ def killed_before(step: str, folder: Path, monkeypatch: pytest.MonkeyPatch, conf
             train(config, folder, replace=True)
 
 
-@pytest.mark.parametrize("step", ["save_weights", "card", "write_json"])
+@pytest.mark.parametrize("step", ["own_state", "card", "write_json"])
 def test_a_kill_at_the_end_leaves_the_old_pair_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, splits: dict[str, Split], step: str
 ) -> None:
