@@ -230,7 +230,7 @@ def _shapes() -> Iterator[Case]:
         "head-dotted": (*RUN, "--head", "kind.x"),
         "keep-restarts": (*RUN, "--keep", "last", "--restarts", "2"),
     }
-    may = ("modality-twice", "modality-spaces", "defense-nothing", "defense-twice")
+    may = ("modality-twice", "modality-spaces", "defense-nothing", "defense-twice", "no-list")
     for name, arguments in lines.items():
         needs = (*NETS, "old", "milk", "board.csv")
         yield Case(f"line/{name}", arguments, needs, expect="either" if name in may else "refused")

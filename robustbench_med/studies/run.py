@@ -120,6 +120,8 @@ def run_prepared(
     with run_folder(out, board, leaderboard.COLUMNS, called) as folder:
         before = read_record(folder) if (folder / "record.json").exists() else None
         if reuse and before is not None and _serves(before, audited):
+            if pictures and not (folder / "picture.png").exists():  # killed before it was drawn
+                _Work(prepared, folder, checks, None).draw_again(before)
             return _read_back(before, folder, board)
         work = _Work(prepared, folder, checks, audited)
         made = work.make(before)
@@ -149,8 +151,12 @@ def run_prepared(
 
 def places(config: RunConfig) -> tuple[Path, Path]:
     """The folder of run folders and the leaderboard of a config."""
-    out = given_path(config.out)
-    board = given_path(config.leaderboard) if config.leaderboard is not None else out / "leaderboard.csv"
+    out = given_path(config.out, "the folder --out")
+    board = (
+        given_path(config.leaderboard, "the file --leaderboard")
+        if config.leaderboard is not None
+        else out / "leaderboard.csv"
+    )
     return out, board
 
 
@@ -289,6 +295,13 @@ class _Work:
             pictures.append(("eot.png", lambda path: draw_draws(curve, path)))
         for name, draw_one in pictures:
             drawn(draw_one, self.folder / name)
+
+    def draw_again(self, before: Mapping[str, Any]) -> None:
+        """The pictures of a finished run, from what it left."""
+        curve = Curve.from_record(before["eot_curve"]) if "eot_curve" in before else None
+        measured = {name: Accuracy.from_record(value) for name, value in before["accuracy"].items()}
+        outcomes = Outcomes.load(self.folder / "outcomes.npz")
+        self.draw(_Made(self.prepared.plan, curve, outcomes, measured, before["audit"], before["started"]))
 
 
 def _ensemble(results: Sequence[Result], plan: Plan) -> Result:

@@ -31,16 +31,21 @@ def refusal(error: OSError) -> str | None:
     return f"cannot use the file or folder{where}: {error.strerror}; mend that, or choose another"
 
 
-def given_path(text: str | Path) -> Path:
+def given_path(text: str | Path, what: str = "the path") -> Path:
     """A path as a user gave it, there or not; "~" is the home folder.
+
+    Args:
+        what: it is for, for the error.
 
     Raises:
         UserError: it is empty, or no file system can have such a path.
     """
     if not str(text):
-        raise UserError("a path is empty; write it out, or leave its option away")
+        raise UserError(
+            f"{'a path' if what == 'the path' else what} is empty; write it out, or leave it away"
+        )
     if any(ord(c) < 32 or ord(c) == 127 for c in str(text)):
-        raise UserError(f"the path {ascii(str(text))[:120]} has control characters; choose another")
+        raise UserError(f"{what} {ascii(str(text))[:120]} has control characters; choose another")
     shown = str(text) if len(str(text)) <= 120 else f"{str(text)[:117]}…"
     try:
         path = Path(text).expanduser()
@@ -51,7 +56,7 @@ def given_path(text: str | Path) -> Path:
         raise UserError(f"{shown}: there is no such home folder; write the path out") from error
     except (OSError, ValueError) as error:  # the latter for a null character
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"the path {shown} cannot be used: {reason}; choose another") from error
+        raise UserError(f"{what} {shown} cannot be used: {reason}; choose another") from error
     return path
 
 
