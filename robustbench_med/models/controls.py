@@ -13,7 +13,7 @@ from robustbench_med.api.data import Modality
 from robustbench_med.api.heads import Head
 from robustbench_med.models.fusion import OnTrunks, linear_heads, trunks
 from robustbench_med.models.layers import start_like_keras
-from robustbench_med.models.trunks import Pooled, trunk
+from robustbench_med.models.trunks import trunk
 from robustbench_med.util.errors import UserError, unknown
 
 
@@ -43,12 +43,11 @@ class Single(OnTrunks):
         dropout: float = 0.25,
         modality: str | int = "",
     ) -> None:
-        super().__init__(modalities, heads, width)
+        super().__init__(modalities, heads, width, dropout)
         named = _named(modality, list(self.takes))
         self.sees = {head.name: _seen_by(head, named) for head in heads}
         seen = [m for m in modalities if m.name in self.sees.values()]
         self.trunks = trunks(seen, self.widths)
-        self.pool, self.dropout = Pooled(), nn.Dropout(dropout)
         self.heads = linear_heads(heads, self.widths[-1])
         start_like_keras(self)
 
@@ -109,15 +108,13 @@ class Early(OnTrunks):
         width: float = 1.0,
         dropout: float = 0.25,
     ) -> None:
-        super().__init__(modalities, heads, width)
+        super().__init__(modalities, heads, width, dropout)
         self.trunk = trunk(_joined(modalities), self.widths)
-        self.pool, self.dropout = Pooled(), nn.Dropout(dropout)
         self.heads = linear_heads(heads, self.widths[-1])
         start_like_keras(self)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        features = self.dropout(self.pool(self.trunk(torch.cat([inputs[name] for name in self.takes], 1))))
-        return {name: head(features) for name, head in self.heads.items()}
+        return self.answered(self.pool(self.trunk(torch.cat([inputs[name] for name in self.takes], 1))))
 
 
 def _joined(modalities: Sequence[Modality]) -> Modality:
@@ -166,10 +163,9 @@ class Late(OnTrunks):
         width: float = 1.0,
         dropout: float = 0.25,
     ) -> None:
-        super().__init__(modalities, heads, width)
+        super().__init__(modalities, heads, width, dropout)
         about = {name: [head for head in heads if name in head.modalities] for name in self.takes}
         self.trunks = trunks([m for m in modalities if about[m.name]], self.widths)
-        self.pool, self.dropout = Pooled(), nn.Dropout(dropout)
         self.heads = nn.ModuleDict({name: linear_heads(about[name], self.widths[-1]) for name in self.trunks})
         for head in heads:
             if not set(head.modalities) & set(self.takes):

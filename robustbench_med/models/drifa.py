@@ -24,7 +24,7 @@ from robustbench_med.api.heads import Head
 from robustbench_med.api.randomness import Dropout
 from robustbench_med.models.fusion import OnTrunks, linear_heads
 from robustbench_med.models.layers import SameConv2d, start_like_keras
-from robustbench_med.models.trunks import Pooled, trunk
+from robustbench_med.models.trunks import trunk
 from robustbench_med.util.errors import UserError
 
 BLOCKS = 8
@@ -118,7 +118,7 @@ class DRIFA(OnTrunks):
         dropout: float = 0.25,
         inference_dropout: bool = False,
     ) -> None:
-        super().__init__(modalities, heads, width)
+        super().__init__(modalities, heads, width, dropout)
         other = [f"{m.name} ({m.kind})" for m in modalities if m.kind != "image"]
         if other:
             raise UserError(f"DRIFA-Net fuses images, not {', '.join(other)}; choose another model")
@@ -130,7 +130,7 @@ class DRIFA(OnTrunks):
         after = [width for width in self.widths for _ in range(2)]
         self.own = nn.ModuleList(nn.ModuleList(MFA(c) for c in after[:ATTENDED]) for _ in modalities)
         self.across = nn.ModuleList(MIFA(c, len(modalities)) for c in after)
-        self.dropout, self.pool = Dropout(dropout, inference_dropout), Pooled()
+        self.dropout = Dropout(dropout, inference_dropout)
         self.heads = linear_heads(heads, self.widths[-1] * len(modalities))
         start_like_keras(self)
         self.adopt_random_layers()
@@ -143,8 +143,7 @@ class DRIFA(OnTrunks):
                 x = self.dropout(x) if number < DROPPED else x
                 maps[branch] = own[number](x) if number < ATTENDED else x  # type: ignore[index]
             maps = across(maps)
-        features = self.dropout(torch.cat([self.pool(x) for x in maps], 1))
-        return {name: head(features) for name, head in self.heads.items()}
+        return self.answered(torch.cat([self.pool(x) for x in maps], 1))
 
     def sites(self, hook: str) -> list[str]:
         attention = tuple(f"{name}." for name, m in self.named_modules() if isinstance(m, (MFA, MIFA)))

@@ -20,15 +20,33 @@ class OnTrunks(FusionModel):
 
     Its hooks "stem-convolution" and "convolution" are the two-dimensional convolutions of the trunks.
 
+    Subclasses make ``heads`` by name, and those that use ``pooled`` make ``trunks``.
+
     Attributes:
         widths: channels of the four stages.
+        dropout: on the features that go to the heads.
     """
 
     channels_last = True
+    trunks: nn.ModuleDict
+    heads: nn.ModuleDict
+    dropout: nn.Module
 
-    def __init__(self, modalities: Sequence[Modality], heads: Sequence[Head], width: float) -> None:
+    def __init__(
+        self, modalities: Sequence[Modality], heads: Sequence[Head], width: float, dropout: float
+    ) -> None:
         super().__init__(modalities, heads)
         self.widths = scaled_widths(width)
+        self.pool, self.dropout = Pooled(), nn.Dropout(dropout)
+
+    def pooled(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """What each trunk makes of its modality, (B, channels) each."""
+        return [self.pool(of_one(inputs[name])) for name, of_one in self.trunks.items()]
+
+    def answered(self, features: Tensor) -> dict[str, Tensor]:
+        """Scores of every head from the features (B, …) that all of them see."""
+        features = self.dropout(features)
+        return {name: head(features) for name, head in self.heads.items()}
 
     def sites(self, hook: str) -> list[str]:
         if hook == "stem-convolution":
@@ -77,14 +95,10 @@ class Concat(OnTrunks):
         width: float = 1.0,
         dropout: float = 0.25,
     ) -> None:
-        super().__init__(modalities, heads, width)
+        super().__init__(modalities, heads, width, dropout)
         self.trunks = trunks(modalities, self.widths)
-        self.pool = Pooled()
-        self.dropout = nn.Dropout(dropout)
         self.heads = linear_heads(heads, self.widths[-1] * len(modalities))
         start_like_keras(self)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        pooled = [self.pool(of_one(inputs[name])) for name, of_one in self.trunks.items()]
-        features = self.dropout(torch.cat(pooled, 1))
-        return {name: head(features) for name, head in self.heads.items()}
+        return self.answered(torch.cat(self.pooled(inputs), 1))

@@ -63,18 +63,15 @@ class Gated(OnTrunks):
         width: float = 1.0,
         dropout: float = 0.25,
     ) -> None:
-        super().__init__(modalities, heads, width)
+        super().__init__(modalities, heads, width, dropout)
         features = self.widths[-1]
         self.trunks = trunks(modalities, self.widths)
-        self.pool, self.dropout = Pooled(), nn.Dropout(dropout)
         self.fuse = GatedUnit([features] * len(modalities), features)
         self.heads = linear_heads(heads, features)
         start_like_keras(self)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        pooled = [self.pool(of_one(inputs[name])) for name, of_one in self.trunks.items()]
-        features = self.dropout(self.fuse(pooled))
-        return {name: head(features) for name, head in self.heads.items()}
+        return self.answered(self.fuse(self.pooled(inputs)))
 
 
 class TransferModule(nn.Module):
@@ -121,11 +118,10 @@ class MMTM(OnTrunks):
         width: float = 1.0,
         dropout: float = 0.25,
     ) -> None:
-        super().__init__(modalities, heads, width)
+        super().__init__(modalities, heads, width, dropout)
         self.trunks = nn.ModuleDict({m.name: stages(m, self.widths) for m in modalities})
         channels = zip(*(stage_widths(m, self.widths) for m in modalities), strict=True)
         self.exchanges = nn.ModuleList(TransferModule(c) for c in itertools.islice(channels, 1, None))
-        self.pool, self.dropout = Pooled(), nn.Dropout(dropout)
         self.heads = linear_heads(heads, self.widths[-1] * len(modalities))
         start_like_keras(self)
 
@@ -135,8 +131,7 @@ class MMTM(OnTrunks):
             maps = [part(x) for part, x in zip(parts, maps, strict=True)]
             if number:
                 maps = self.exchanges[number - 1](maps)
-        features = self.dropout(torch.cat([self.pool(x) for x in maps], 1))
-        return {name: head(features) for name, head in self.heads.items()}
+        return self.answered(torch.cat([self.pool(x) for x in maps], 1))
 
 
 class AffineTransform(nn.Module):
@@ -192,7 +187,7 @@ class DAFT(OnTrunks):
         dropout: float = 0.25,
         reduction: int = 7,
     ) -> None:
-        super().__init__(modalities, heads, width)
+        super().__init__(modalities, heads, width, dropout)
         tables = [m for m in modalities if m.kind == "table"]
         images = [m for m in modalities if m.kind != "table"]
         if not tables or not images:
@@ -210,7 +205,6 @@ class DAFT(OnTrunks):
         self.transforms = nn.ModuleDict(
             {m.name: AffineTransform(channels, features, reduction) for m in images}
         )
-        self.pool, self.dropout = Pooled(), nn.Dropout(dropout)
         self.heads = linear_heads(heads, channels * len(images))
         start_like_keras(self)
 
@@ -220,8 +214,7 @@ class DAFT(OnTrunks):
         for name, of_one in self.trunks.items():
             x = of_one(inputs[name])
             pooled.append(self.pool(self.last[name](x, self.transforms[name](x, record))))
-        features = self.dropout(torch.cat(pooled, 1))
-        return {name: head(features) for name, head in self.heads.items()}
+        return self.answered(torch.cat(pooled, 1))
 
 
 def _spread(per_channel: Tensor, x: Tensor) -> Tensor:

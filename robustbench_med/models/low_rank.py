@@ -12,7 +12,6 @@ from robustbench_med.api.data import Modality
 from robustbench_med.api.heads import Head
 from robustbench_med.models.fusion import OnTrunks, linear_heads, require_whole, trunks
 from robustbench_med.models.layers import start_like_keras
-from robustbench_med.models.trunks import Pooled
 
 
 class LowRankProduct(nn.Module):
@@ -65,16 +64,13 @@ class LowRank(OnTrunks):
         dropout: float = 0.25,
         rank: int = 4,
     ) -> None:
-        super().__init__(modalities, heads, width)
+        super().__init__(modalities, heads, width, dropout)
         require_whole("low-rank fusion", rank=rank)
         features = self.widths[-1]
         self.trunks = trunks(modalities, self.widths)
-        self.pool, self.dropout = Pooled(), nn.Dropout(dropout)
         self.fuse = LowRankProduct([features] * len(modalities), features, rank)
         self.heads = linear_heads(heads, features)
         start_like_keras(self)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        pooled = [self.pool(of_one(inputs[name])) for name, of_one in self.trunks.items()]
-        features = self.dropout(self.fuse(pooled))
-        return {name: head(features) for name, head in self.heads.items()}
+        return self.answered(self.fuse(self.pooled(inputs)))

@@ -115,7 +115,7 @@ class Bottleneck(OnTrunks):
         bottlenecks: int = 4,
         layers: int = 2,
     ) -> None:
-        super().__init__(modalities, heads, width)
+        super().__init__(modalities, heads, width, dropout)
         require_whole("bottleneck fusion", bottlenecks=bottlenecks)
         require_whole("bottleneck fusion", 2, layers=layers)
         features, count = self.widths[-1], len(modalities)
@@ -123,7 +123,7 @@ class Bottleneck(OnTrunks):
         self.class_tokens = nn.Parameter(TOKEN_START * torch.randn(count, 1, features))
         self.shared = nn.Parameter(TOKEN_START * torch.randn(bottlenecks, features))
         self.layers = nn.ModuleList(BottleneckLayer(count, features) for _ in range(layers))
-        self.norm, self.dropout = nn.LayerNorm(features), nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(features)
         self.heads = linear_heads(heads, features)
         start_like_keras(self)
 
@@ -136,8 +136,7 @@ class Bottleneck(OnTrunks):
         shared = self.shared.expand(batch, -1, -1)
         for layer in self.layers:
             tokens, shared = layer(tokens, shared)
-        features = self.dropout(self.norm(torch.stack([z[:, 0] for z in tokens])).mean(0))
-        return {name: head(features) for name, head in self.heads.items()}
+        return self.answered(self.norm(torch.stack([z[:, 0] for z in tokens])).mean(0))
 
 
 class LatentUpdate(nn.Module):
@@ -190,13 +189,13 @@ class HEALNet(OnTrunks):
         latents: int = 8,
         rounds: int = 2,
     ) -> None:
-        super().__init__(modalities, heads, width)
+        super().__init__(modalities, heads, width, dropout)
         require_whole("HEALNet", latents=latents, rounds=rounds)
         features, self.rounds = self.widths[-1], rounds
         self.trunks = trunks(modalities, self.widths)
         self.latent = nn.Parameter(TOKEN_START * torch.randn(latents, features))
         self.updates = nn.ModuleDict({m.name: LatentUpdate(features) for m in modalities})
-        self.norm, self.dropout = nn.LayerNorm(features), nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(features)
         self.heads = linear_heads(heads, features)
         start_like_keras(self)
 
@@ -206,5 +205,4 @@ class HEALNet(OnTrunks):
         for _ in range(self.rounds):
             for name, read in tokens.items():
                 latent = self.updates[name](latent, read)
-        features = self.dropout(self.norm(latent.mean(1)))
-        return {name: head(features) for name, head in self.heads.items()}
+        return self.answered(self.norm(latent.mean(1)))
