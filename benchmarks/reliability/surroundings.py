@@ -11,7 +11,6 @@ from benchmarks.reliability.case import Case, Conditions, Expect, Spoil, nothing
 from benchmarks.reliability.sound import CARD, CERTIFY, FLAGS, NETS, RUN, WEIGHTS, plug_in, run_on
 
 MODULE = "benchmarks.reliability.plugins"
-LISTS = ("models", "attacks", "defenses", "datasets", "recipes", "protocols", "suites")
 
 # Classes of ``plugins``, by what must come of them.
 MODELS: dict[str, Expect] = {

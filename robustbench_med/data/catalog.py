@@ -55,10 +55,9 @@ def require_dataset(name: str) -> None:
     Raises:
         UserError: neither a name nor a path.
     """
-    known = [*SOURCES.entries(), *added_names()]
-    for part in [name] if name in known or given_path(name).exists() else name.split(JOINED_BY):
-        if part not in known and not is_given(part):
-            raise unknown(SOURCES.kind, part, known)
+    for part in _unknown_parts(name):
+        if not is_given(part):
+            raise unknown(SOURCES.kind, part, [*SOURCES.entries(), *added_names()])
 
 
 def source_modules(name: str) -> tuple[str, ...]:
@@ -75,10 +74,15 @@ def require_at_hand(name: str) -> None:
         UserError: it is not.
     """
     require_dataset(name)
-    known = [*SOURCES.entries(), *added_names()]
-    for part in [name] if name in known or given_path(name).exists() else name.split(JOINED_BY):
-        if part not in known:
-            require_path(part)
+    for part in _unknown_parts(name):
+        require_path(part)
+
+
+def _unknown_parts(name: str) -> list[str]:
+    """What of a data set's name, or of both of two that are joined, is no known name: paths, perhaps."""
+    known = {*SOURCES.entries(), *added_names()}
+    parts = [name] if name in known or given_path(name).exists() else name.split(JOINED_BY)
+    return [part for part in parts if part not in known]
 
 
 def short_name(name: str) -> str:

@@ -17,7 +17,6 @@ from robustbench_med.util.files import replacing
 Scores = Mapping[str, NDArray[np.float32]]
 """By head (R, N, columns)."""
 
-# What NumPy and zipfile say of archives that are cut, flipped, encrypted, no archives, or larger than memory.
 GROUPS = ("labels", "clean", "adversarial", "choosing", "shown")
 
 

@@ -215,13 +215,9 @@ def paired_difference(
     """
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
     one, two = first.without_one, second.without_one
-    apart = [one - two] if len(one) == len(two) else [one, two]
     of_first = [_over_groups(first.values, group), _over_draws(one, batches)]
     of_second = [_over_groups(second.values, group), _over_draws(two, batches)]
-    of_both = [
-        _over_groups(first.values - second.values, group),
-        *(_over_draws(left, batches) for left in apart),
-    ]
+    of_both = _of_difference(first.values - second.values, one, two, group, batches)
     variances = [sum(v for v, _ in parts) for parts in (of_first, of_second, of_both)]
     # What both share cancels, and with it what its few draws leave uncertain.
     quantile = _quantile(of_both, 0.975) if variances[2] > 0 else Z95
@@ -234,6 +230,23 @@ def paired_difference(
     low, high = _newcombe(one_bounds, two_bounds, _correlation(*variances))
     p_value = mcnemar(first.values > 0, second.values > 0) if plain else None
     return Difference(float(first.values.mean()) - float(second.values.mean()), low, high, p_value)
+
+
+def _of_difference(
+    apart: NDArray[np.float64],
+    one: NDArray[np.float64],
+    two: NDArray[np.float64],
+    group: NDArray[np.int64],
+    batches: NDArray[np.int64],
+) -> list[tuple[float, float]]:
+    """Variances of a mean difference, over groups and over draws, each with its degrees of freedom.
+
+    Args:
+        apart: the difference on each sample, (N,).
+        one, two: ``Scored.without_one`` of both; their draws are paired where both have as many.
+    """
+    drawn = [one - two] if len(one) == len(two) else [one, two]
+    return [_over_groups(apart, group), *(_over_draws(left, batches) for left in drawn)]
 
 
 def _interval(share: float, variance: float, quantile: float, groups: int) -> tuple[float, float, float]:
@@ -285,9 +298,7 @@ def lead(
     """
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
     each = first.values - second.values
-    one, two = first.without_one, second.without_one
-    apart = [one - two] if len(one) == len(two) else [one, two]
-    parts = [_over_groups(each, group), *(_over_draws(left, batches) for left in apart)]
+    parts = _of_difference(each, first.without_one, second.without_one, group, batches)
     variance = sum(v for v, _ in parts)
     if variance <= 0:
         return float(each.mean()), float(each.mean()) if len(each) > 1 else -1.0

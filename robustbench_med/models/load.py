@@ -15,7 +15,7 @@ from torch import nn
 from robustbench_med.api.data import Split
 from robustbench_med.api.model import FusionModel
 from robustbench_med.data.catalog import load_dataset, short_name
-from robustbench_med.models.bound import Bound, look
+from robustbench_med.models.bound import Bound, Looked, look
 from robustbench_med.models.cards import trained_model
 from robustbench_med.models.code import fingerprint, made_by, with_options
 from robustbench_med.models.foreign import Foreign
@@ -154,20 +154,19 @@ def wrapped(
     defenses: Sequence[DefenseConfig] = (),
     weights: Path | None = None,
     config: ModelConfig | None = None,
+    found: Looked | None = None,
 ) -> LoadedModel:
     """Somebody's net, called as it was said or as was found out on a few samples of the data.
 
     Args:
         weights: the file that its weights were loaded from, if they were.
         config: of a net that has a name; else the name of its class is its name.
+        found: what those samples told, if they were asked already.
 
     Raises:
-        UserError: see ``models.wrap.look``; an unknown defense, or one that needs layers it does not have.
+        UserError: see ``models.bound.look``; an unknown defense, or one that needs layers it does not have.
     """
-    index = np.arange(min(SAMPLES_LOOKED_AT, len(whole)))
-    info = whole.info
-    sample = {m.name: torch.from_numpy(whole.values(m.name, index)) for m in info.modalities}
-    found = look(spec, info.modalities, {h.name: h.columns for h in info.heads}, sample)
+    info, found = whole.info, found or looked(spec, whole)
     config = config or ModelConfig("code", spec.label)
     name = spec.label if config.name == "code" else config.name
     config = replace(config, name=name).with_defenses(defenses)
@@ -176,6 +175,17 @@ def wrapped(
         make_defense(defense).apply(net)
     sha256 = fingerprint(found.spec.module, weights)
     return LoadedModel(on_device(net, device), config, weights, sha256, _card_of(weights), found.said)
+
+
+def looked(spec: Wrap, whole: Split) -> Looked:
+    """What a few samples of the data tell of somebody's net.
+
+    Raises:
+        UserError: see ``models.bound.look``.
+    """
+    index, info = np.arange(min(SAMPLES_LOOKED_AT, len(whole))), whole.info
+    sample = {m.name: torch.from_numpy(whole.values(m.name, index)) for m in info.modalities}
+    return look(spec, info.modalities, {h.name: h.columns for h in info.heads}, sample)
 
 
 def for_training(config: ModelConfig, whole: Split, device: str) -> LoadedModel:

@@ -7,17 +7,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from robustbench_med.api.data import Split
 from robustbench_med.api.heads import Head, SingleLabel
 from robustbench_med.api.model import FusionModel
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation.prepare import RunConfig, Subject, looked_at, prepare
-from robustbench_med.models.bound import look
+from robustbench_med.models.bound import Looked
 from robustbench_med.models.code import fingerprint
-from robustbench_med.models.load import LoadedModel, load_model, wrapped
+from robustbench_med.models.load import LoadedModel, load_model, looked, wrapped
 from robustbench_med.models.named import ModelConfig
 from robustbench_med.models.wrap import Wrap
 from robustbench_med.studies.live import Data, taken
@@ -98,23 +95,20 @@ def _subject(model: Model, data: Data | str | Path, config: RunConfig, weights: 
         loaded = LoadedModel(model, ModelConfig(name, name), None, fingerprint(model), {})
     else:
         spec = model if isinstance(model, Wrap) else Wrap(model)
-        whole = _with_heads(spec, whole) if not isinstance(data, str | Path | Split) else whole
-        loaded = wrapped(spec, whole, config.device, config.defenses)
+        found = looked(spec, whole)
+        whole = _with_heads(found, whole) if not isinstance(data, str | Path | Split) else whole
+        loaded = wrapped(spec, whole, config.device, config.defenses, found=found)
     for line in (*said, *loaded.caveats):
         say(line)
     return looked_at(replace(loaded, caveats=(*said, *loaded.caveats)), whole, config.device)
 
 
-def _with_heads(spec: Wrap, whole: Split) -> Split:
+def _with_heads(found: Looked, whole: Split) -> Split:
     """The data with as many classes as the net tells of: labels need not have all of them.
 
     Raises:
         UserError: fewer than the labels have.
     """
-    index = np.arange(min(3, len(whole)))
-    sample = {m.name: torch.from_numpy(whole.values(m.name, index)) for m in whole.info.modalities}
-    columns = {head.name: head.columns for head in whole.info.heads}
-    found = look(spec, whole.info.modalities, columns, sample)
     heads = tuple(_widened(head, found.columns[head.name]) for head in whole.info.heads)
     return replace(whole, info=replace(whole.info, heads=heads))
 

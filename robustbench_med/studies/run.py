@@ -195,8 +195,12 @@ def _read_back(before: Mapping[str, Any], folder: Path, board: Path) -> Result:
     _clean(folder)
     if not leaderboard.holds(board, before["run"]):
         leaderboard.append(board, leaderboard.row(before))
-    measured = {name: Accuracy.from_record(value) for name, value in before["accuracy"].items()}
-    return Result(measured, before, folder, board)
+    return Result(_measured(before), before, folder, board)
+
+
+def _measured(before: Mapping[str, Any]) -> dict[str, Accuracy]:
+    """The accuracies of a record."""
+    return {name: Accuracy.from_record(value) for name, value in before["accuracy"].items()}
 
 
 def _clean(folder: Path) -> None:
@@ -299,8 +303,7 @@ class _Work:
     def draw_again(self, before: Mapping[str, Any]) -> None:
         """The pictures of a finished run, from what it left."""
         curve = Curve.from_record(before["eot_curve"]) if "eot_curve" in before else None
-        measured = {name: Accuracy.from_record(value) for name, value in before["accuracy"].items()}
-        outcomes = Outcomes.load(self.folder / "outcomes.npz")
+        outcomes, measured = Outcomes.load(self.folder / "outcomes.npz"), _measured(before)
         self.draw(_Made(self.prepared.plan, curve, outcomes, measured, before["audit"], before["started"]))
 
 
