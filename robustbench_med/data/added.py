@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -34,13 +35,23 @@ def splits_of(source: DataSource) -> tuple[str, ...]:
 
 def is_added(name: str) -> bool:
     """Whether a data set was added under this name."""
-    return NAME.fullmatch(name) is not None and (dataset_folder(name) / FILE).is_file()
+    kept = _kept()
+    return kept is not None and NAME.fullmatch(name) is not None and (kept / name / FILE).is_file()
 
 
 def added_names() -> list[str]:
     """The data sets that were added, sorted."""
-    folder = home() / "datasets"
-    return sorted(each.name for each in folder.iterdir() if is_added(each.name)) if folder.is_dir() else []
+    kept = _kept()
+    return sorted(each.name for each in kept.iterdir() if is_added(each.name)) if kept else []
+
+
+def _kept() -> Path | None:
+    """The folder of what was added; None where there is none: who has no home has added nothing."""
+    try:
+        folder = home() / "datasets"
+    except UserError:
+        return None
+    return folder if folder.is_dir() else None
 
 
 @dataclass(frozen=True)

@@ -120,12 +120,29 @@ import os, pwd, sys
 os.environ.pop("HOME", None), os.environ.pop("ROBMED_HOME", None)
 pwd.getpwuid = lambda uid: (_ for _ in ()).throw(KeyError(uid))
 from robustbench_med.cli import main
-sys.exit(main(["run", "--model", "concat", "--attack", "fgsm", "--dataset", "mri-ct"]))
+sys.exit(main(sys.argv[1:]))
 """
 
 
+def without_a_home(*arguments: str) -> subprocess.CompletedProcess[str]:
+    call = [sys.executable, "-c", NOBODY, *arguments]
+    return subprocess.run(call, capture_output=True, text=True, check=False)
+
+
+def test_who_has_no_home_misses_only_what_is_kept_there(tmp_path: Path) -> None:
+    """Lists, and data by its path, need none."""
+    listed = without_a_home("list", "datasets")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert "phantom" in listed.stdout
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", test_images=images, test_labels=np.arange(12) % 2)
+    checked = without_a_home("data", "check", str(tmp_path / "x.npz"), "--picture", str(tmp_path / "x.png"))
+    assert checked.returncode == 0, checked.stderr  # where matplotlib says that it has no home either
+    assert (tmp_path / "x.png").is_file()
+
+
 def test_a_user_without_a_home() -> None:
-    done = subprocess.run([sys.executable, "-c", NOBODY], capture_output=True, text=True, check=False)
+    done = without_a_home("run", "--model", "concat", "--attack", "fgsm", "--dataset", "mri-ct")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "set ROBMED_HOME to a folder" in done.stderr
