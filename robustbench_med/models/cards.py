@@ -47,6 +47,18 @@ def models_in(folder: Path) -> dict[Path, str]:
     return found
 
 
+def trained_in(folder: Path) -> set[str]:
+    """The models whose weights lie in the folders of a folder, one a data set."""
+    return {name for each in sorted(folder.glob("*/")) for name in models_in(each).values()}
+
+
+def labelled(label: str) -> Path | None:
+    """The card of a net at hand by its label, "concat-x0.125": the name of the file without its ending."""
+    places = [place for folder in weight_folders() for place in sorted(folder.glob("*/"))]
+    cards = [place / f"{label}.json" for place in places]
+    return next((card for card in cards if trained_model(card) is not None), None)
+
+
 def require_weights(weights: str | Path) -> None:
     """Make sure that there is such a file.
 

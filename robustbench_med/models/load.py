@@ -24,7 +24,9 @@ from robustbench_med.models.named import (
     DefenseConfig,
     ModelConfig,
     build_model,
+    config_from_card,
     is_code,
+    is_label,
     is_path,
     make_defense,
     model_config,
@@ -32,7 +34,6 @@ from robustbench_med.models.named import (
 from robustbench_med.models.state import load_state
 from robustbench_med.models.weights import (
     card_beside,
-    config_from_card,
     default_weights,
     load_weights,
     read_card,
@@ -99,7 +100,7 @@ def load_model(
         )
     if options:
         raise UserError(f"{model} is a model of this package; {', '.join(options)} are for nets of your own")
-    path = file or default_weights(named.name, short_name(dataset))
+    path = file or default_weights(model if is_label(model) else named.name, short_name(dataset))
     card = read_card(path)
     config = named if is_path(model) or not card else config_from_card(card, str(path.with_suffix(".json")))
     if config.name != named.name:

@@ -14,10 +14,11 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from robustbench_med.api.data import DatasetInfo
 from robustbench_med.api.registry import Registry
+from robustbench_med.models.cards import labelled, trained_in, weight_folders
 from robustbench_med.util.config import build, find, pairs, read_yaml, scalar, shipped
 from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.fields import STRICT
-from robustbench_med.util.files import given_path, nearest
+from robustbench_med.util.files import given_path, nearest, read_json
 
 if TYPE_CHECKING:
     from robustbench_med.api.defense import Defense
@@ -29,7 +30,12 @@ DEFENSES: Registry[type[Defense]] = Registry("defense", "robustbench_med.defense
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.+-]{0,62}[A-Za-z0-9_+-])?")
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # Windows' own
 LONGEST_LABEL = 120
-
+# How a net was trained otherwise than usual, by the end of its name: "gated-at" is "gated" so trained.
+VARIANTS = {
+    "at": "adversarially trained",  # PGD-AT, Madry et al. 2018
+    "trades": "trained by TRADES",  # Zhang et al. 2019
+    "turn": "trained with one modality attacked in turn",  # Yang et al. 2022
+}
 
 FINITE = ConfigDict(allow_inf_nan=False)
 SCRIPTED = (".ts", ".torchscript", ".pt", ".pth")
@@ -138,8 +144,8 @@ class ModelConfig:
 @functools.cache
 def _shipped_config(name: str) -> ModelConfig | None:
     """The config that ships under a name, if one does."""
-    known = shipped("models")
-    return build(ModelConfig, {"name": name, **read_yaml(known[name])}, name) if name in known else None
+    known = name in shipped("models") or variant_of(name)[1]
+    return model_config(name) if known else None
 
 
 def _cut(text: str, most: int) -> str:
@@ -150,8 +156,14 @@ def _cut(text: str, most: int) -> str:
 
 
 def model_names() -> list[str]:
-    """Names ``model_config`` knows: shipped configs and every installed architecture."""
-    return sorted({*shipped("models"), *ARCHITECTURES.entries()})
+    """Shipped configs, every installed architecture, and the variants of them that were trained."""
+    usual = _usual_names()
+    trained = {name for folder in weight_folders() for name in trained_in(folder) if variant_of(name)[1]}
+    return sorted(usual | trained)
+
+
+def _usual_names() -> set[str]:
+    return {*shipped("models"), *ARCHITECTURES.entries()}
 
 
 def is_code(name: str) -> bool:
@@ -167,13 +179,25 @@ def is_path(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
+def variant_of(name: str) -> tuple[str, str]:
+    """The model and the variant of it that a name asks for: ("gated", "at"); ("gated", "") for none."""
+    base, _, variant = name.rpartition("-")
+    return (base, variant) if variant in VARIANTS and base in _usual_names() else (name, "")
+
+
+def is_label(name: str) -> bool:
+    """Whether a model is named by the label of one net at hand, "concat-x0.125"."""
+    usual = name in _usual_names() or bool(variant_of(name)[1])
+    return not usual and bool(NAME.fullmatch(name)) and labelled(name) is not None
+
+
 def require_model(name: str) -> None:
     """Make sure, before anything else is looked at, that there is such a model.
 
     Raises:
         UserError: there is none.
     """
-    if name in model_names():
+    if name in _usual_names() or variant_of(name)[1] or is_label(name):
         return
     if is_path(name):
         if not (path := given_path(name)).exists():
@@ -199,12 +223,20 @@ def require_defense(name: str) -> None:
 def model_config(name: str) -> ModelConfig:
     """A model by its config's name or path; an architecture's own name means its defaults.
 
+    The label of a net at hand means what its card says that it is.
+
     Raises:
         UserError: unknown name, or a config that does not parse.
     """
     require_model(name)
+    base, variant = variant_of(name)
+    if variant and name not in shipped("models"):
+        usual = model_config(base)
+        return replace(usual, name=name, title=f"{usual.title or base}, {VARIANTS[variant]}")
     if name in ARCHITECTURES.entries() and name not in shipped("models"):
         return ModelConfig(name=name, architecture=name)
+    if is_label(name) and (card := labelled(name)) is not None:
+        return config_from_card(read_json(card), str(card))
     path = find("model", "models", name)
     return build(ModelConfig, {"name": path.stem, **read_yaml(path)}, str(path))
 
@@ -287,6 +319,15 @@ def make_defense(config: DefenseConfig) -> Defense:
 
 def _completed(config: DefenseConfig) -> DefenseConfig:
     return replace(config, options=asdict(make_defense(config)))  # type: ignore[call-overload]
+
+
+def config_from_card(card: Mapping[str, Any], where: str) -> ModelConfig:
+    """The config a card says its weights were trained with.
+
+    Raises:
+        UserError: an option that is none.
+    """
+    return build(ModelConfig, {k: v for k, v in card["model"].items() if k != "label"}, where)
 
 
 def card_model(config: ModelConfig) -> dict[str, Any]:

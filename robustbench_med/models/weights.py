@@ -13,25 +13,32 @@ from torch import Tensor
 
 from robustbench_med.api.model import FusionModel
 from robustbench_med.models.cards import models_in, require_weights, trained_model, weight_folders
-from robustbench_med.models.named import ModelConfig
-from robustbench_med.util.config import build
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import read_json, replacing
 
 
 def default_weights(model: str, dataset: str) -> Path:
-    """The shipped weights of a model on a data set.
+    """The weights at hand of a model on a data set; of several nets of one name those of the largest.
+
+    Args:
+        model: its name, or the label of one net of it ("concat-x0.125"), as boards have it.
 
     Raises:
         UserError: there are none.
     """
     for folder in weight_folders():
-        for card, name in models_in(folder / dataset).items():
-            if name == model:
-                return card.with_suffix(".safetensors")
+        cards = [card for card, name in models_in(folder / dataset).items() if model in (name, card.stem)]
+        if cards:
+            return max(cards, key=_parameters).with_suffix(".safetensors")
     raise UserError(
         f"no weights of {model!r} on {dataset!r} are at hand; train them (robmed train) or give --weights"
     )
+
+
+def _parameters(card: Path) -> int:
+    said = read_json(card).get("weights")
+    count = said.get("parameters") if isinstance(said, dict) else None
+    return count if isinstance(count, int) else 0
 
 
 def read_card(weights: Path) -> dict[str, Any]:
@@ -72,15 +79,6 @@ def require_own_card(card: Mapping[str, Any], weights: Path, sha256: str) -> Non
 def card_beside(weights: Path) -> Path:
     """Where the card of a weights file lies, if there is one."""
     return weights.with_suffix(".json") if weights.name else weights
-
-
-def config_from_card(card: Mapping[str, Any], where: str) -> ModelConfig:
-    """The config a card says its weights were trained with.
-
-    Raises:
-        UserError: an option that is none.
-    """
-    return build(ModelConfig, {k: v for k, v in card["model"].items() if k != "label"}, where)
 
 
 def load_weights(model: FusionModel, path: Path) -> None:

@@ -17,7 +17,7 @@ from robustbench_med.data.added import added_names
 from robustbench_med.data.catalog import SOURCES
 from robustbench_med.evaluation.attacks import ATTACKS
 from robustbench_med.models.cards import models_in, weight_folders
-from robustbench_med.models.named import ARCHITECTURES, DEFENSES, model_config
+from robustbench_med.models.named import ARCHITECTURES, DEFENSES, model_config, variant_of
 from robustbench_med.studies.sources import read_plugin
 from robustbench_med.util.config import read_yaml, shipped
 from robustbench_med.util.errors import UserError
@@ -92,7 +92,8 @@ def _options(defaults: dict[str, object]) -> str:
 def _models() -> Rows:
     found: list[tuple[str, ...]] = []
     trained = _trained()
-    for name in shipped("models"):
+    variants = {name for name in trained.values() if variant_of(name)[1]}
+    for name in sorted({*shipped("models"), *variants}):
         config = model_config(name)
         defenses = ", ".join(d.name for d in config.defenses) or "-"
         at_hand = ", ".join(sorted({card.parent.name for card, model in trained.items() if model == name}))

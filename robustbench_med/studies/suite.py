@@ -15,13 +15,13 @@ from robustbench_med.api.data import Split
 from robustbench_med.data.catalog import load_dataset, require_dataset
 from robustbench_med.evaluation.identity import code_of_run, key_of, subject_key
 from robustbench_med.evaluation.prepare import Prepared, RunConfig, load_subject, prepare
-from robustbench_med.models.named import model_names
+from robustbench_med.models.named import require_model
 from robustbench_med.models.weights import default_weights
 from robustbench_med.reporting import suite as report
 from robustbench_med.reporting.figures import drawn
 from robustbench_med.studies.run import audit_config, checked, run_prepared
 from robustbench_med.util.config import build, find, read_yaml
-from robustbench_med.util.errors import UserError, unknown
+from robustbench_med.util.errors import UserError
 from robustbench_med.util.fields import STRICT
 from robustbench_med.util.files import write_text
 
@@ -77,10 +77,8 @@ class Suite:
         """
         path = find("suite", "suites", name)
         suite = build(cls, read_yaml(path), str(path))
-        known = model_names()
         for each in suite.models:
-            if each not in known:
-                raise unknown("model", each, known)
+            require_model(each)
         for each in suite.datasets:
             require_dataset(each)
         columns = [entry.column for entry in suite.runs]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import torch
+import torch.nn.functional as F
 from pydantic import ConfigDict
 from torch import Tensor
 
@@ -22,14 +26,22 @@ from robustbench_med.util.seeding import derive
 
 @dataclass(frozen=True)
 class AdversarialTraining:
-    """PGD-AT (Madry et al. 2018, arXiv:1706.06083, eq. 2.1): every step trains on attacked images only.
+    """How a net is trained to resist.
+
+    - PGD-AT (Madry et al. 2018, arXiv:1706.06083, eq. 2.1): every step trains on attacked inputs only.
+    - TRADES (Zhang et al. 2019, arXiv:1901.08573, eq. 5), with ``trades``: the loss of clean inputs, plus
+      that many times the divergence of the answers to inputs that drive it up.
+    - Single-source robustness (Yang et al. 2022, arXiv:2206.12714), with ``in_turn``: every step trains on
+      inputs of which one modality is attacked, each in its turn.
 
     Attacks are crafted on the net in evaluation mode, and the weights that are kept are those with
-    the best validation accuracy under the same attack.
+    the best validation accuracy under the same attack, of all modalities together.
 
     Attributes:
         attack: a name, usually "pgd" with ``keep: last``, which climbs on after success.
-        options: fields of the attack.
+        options: fields of the attack; TRADES takes its steps and their size.
+        trades: 1/λ of TRADES, 6 in the paper; 0 for PGD-AT.
+        in_turn: attack one modality a step, the first in the first step of an epoch.
         eps: radius of every modality, or of each by name (modalities without one stay clean), in units of
             the modality; by default those of ``RunConfig``.
         eot: draws of a random model behind each gradient.
@@ -44,12 +56,20 @@ class AdversarialTraining:
     options: Mapping[str, Any] = field(default_factory=dict)
     eot: int = 1
     warmup: float = 0.0
+    trades: Fraction = 0.0
+    in_turn: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.eot <= 10_000 or not 0 <= self.warmup < 1:
             raise UserError(
                 "recipe: adversarial: eot must be 1 or more, at most 10000, and warmup a share below 1"
             )
+        if not 0 <= self.trades < math.inf:
+            raise UserError(f"recipe: adversarial: trades is {self.trades:g}; it must be 0 or more")
+        if self.trades and (self.attack != "pgd" or self.eot > 1):
+            raise UserError("recipe: adversarial: trades goes with attack pgd and eot 1")
+        if self.trades and self.in_turn:
+            raise UserError("recipe: adversarial: say trades or in_turn, not both")
 
 
 @dataclass
@@ -71,14 +91,89 @@ class Opponent:
 
     def attacked(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """Adversarial inputs for a batch; leaves the model's mode and its stream of noise as they were."""
+        with self._at_rest():
+            found = self.attack.perturb(self._target(epoch, self.threat), batch)
+        return _detached(found)
+
+    def of_turn(self, batch: Batch, epoch: int, turn: int) -> dict[str, Tensor]:
+        """As ``attacked``, of one modality: the ``turn``-th, counted round and round."""
+        names = list(self.threat.budgets)
+        name = names[turn % len(names)]
+        alone = ThreatModel({name: self.threat.budgets[name]})
+        with self._at_rest():
+            found = self.attack.perturb(self._target(epoch, alone), batch)
+        return _detached(found)
+
+    def diverging(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        """Inputs whose answers diverge from the clean ones, as far as the attack's steps drive them.
+
+        Zhang et al. 2019, Algorithm 1: signed steps up the divergence, from a random point of the ball.
+        """
+        assert isinstance(self.attack, Stepping)
+        threat, clean = self.threat.scaled(self.scale), batch.inputs
+        seed = derive(self.seed, "opponent", epoch)
+        lengths = {n: b.epsilon / 4 for n, b in threat.budgets.items()}
+        if self.attack.step_size is not None:
+            lengths = dict.fromkeys(lengths, self.attack.step_size)
+        with self._at_rest():
+            with torch.no_grad():
+                usual = self.model(clean)
+            current = threat.random_start(clean, batch.ids, seed)
+            for _ in range(self.attack.steps):
+                moving = {n: current[n].detach().requires_grad_() for n in threat.budgets}
+                apart = divergence(self.model, self.model({**current, **moving}), usual, batch.labels)
+                gradients = torch.autograd.grad(apart, list(moving.values()))
+                climbed = threat.ascend(current, dict(zip(moving, gradients, strict=True)), lengths)
+                current = threat.project(climbed, clean)
+        return _detached(current)
+
+    def _target(self, epoch: int, threat: ThreatModel) -> Target:
+        seed = derive(self.seed, "opponent", epoch)
+        return Target(self.model, threat.scaled(self.scale), self.goal, self.eot, seed, Passes())
+
+    @contextmanager
+    def _at_rest(self) -> Iterator[None]:
+        """The model in evaluation mode, its parameters frozen, its stream of noise aside."""
         training = self.model.training
         self.model.eval().requires_grad_(False)
-        seed = derive(self.seed, "opponent", epoch)
-        target = Target(self.model, self.threat.scaled(self.scale), self.goal, self.eot, seed, Passes())
-        with self.model.noise.aside():
-            found = self.attack.perturb(target, batch)
-        self.model.requires_grad_(True).train(training)
-        return {name: x.detach() for name, x in found.items()}
+        try:
+            with self.model.noise.aside():
+                yield
+        finally:
+            self.model.requires_grad_(True).train(training)
+
+
+@runtime_checkable
+class Stepping(Protocol):
+    """An attack that takes steps of one size."""
+
+    steps: int
+    step_size: float | None
+
+
+def divergence(
+    model: FusionModel,
+    outputs: Mapping[str, Tensor],
+    usual: Mapping[str, Tensor],
+    labels: Mapping[str, Tensor],
+) -> Tensor:
+    """KL(usual answers ‖ answers), mean over samples, questions and heads: one number.
+
+    Args:
+        outputs, usual: by head, as the model returns them, (B, columns).
+        labels: by head; which tell the answers of a head apart only where its problems need them.
+    """
+    parts = []
+    for name, head in model.answers.items():
+        logits, _ = head.problems(outputs[name], labels[name])
+        before, _ = head.problems(usual[name], labels[name])
+        apart = F.kl_div(logits.log_softmax(-1), before.log_softmax(-1), reduction="none", log_target=True)
+        parts.append(apart.sum(-1).mean())
+    return torch.stack(parts).mean()
+
+
+def _detached(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: x.detach() for name, x in inputs.items()}
 
 
 def opponent_of(

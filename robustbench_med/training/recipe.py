@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from robustbench_med.models.named import require_model
+from robustbench_med.models.named import require_model, variant_of
 from robustbench_med.training.augment import Augmentation
 from robustbench_med.training.opponent import AdversarialTraining
 from robustbench_med.util.config import build, find, read_yaml
@@ -33,6 +34,8 @@ class TrainConfig:
         gradient_clip: longest gradient of a step; 0 for none.
         patience: stop after so many epochs without a better validation score.
         threads: CPU threads; part of the recipe, since sums depend on how they are split.
+        half_precision: round the weights to 16 bits at the end. The rounded net is the one that is kept and
+            scored; it computes in 32 bits.
         channels_last: keep images and kernels in the layout that is a third faster on CPUs; part of
             the recipe for the same reason.
         adversarial: train on attacked images.
@@ -55,6 +58,7 @@ class TrainConfig:
     patience: int = 1000
     seed: int = 0
     threads: int = 1
+    half_precision: bool = False
     channels_last: bool = False
     device: str = "cpu"
     adversarial: AdversarialTraining | None = None
@@ -85,8 +89,11 @@ class TrainConfig:
 def train_config(name: str, model: str = "") -> TrainConfig:
     """A recipe by the name it ships under (``configs/train``) or by its path.
 
-    Many models may share a recipe. Its ``members`` then says, by model, what is otherwise for that one:
+    Many models may share a recipe. Its ``variants`` say what is otherwise when a net is trained to resist
+    (``models.named.VARIANTS``), its ``members``, by model, what is otherwise for that one:
 
+        variants:
+          at: {epochs: 24, adversarial: {attack: pgd, options: {steps: 5, keep: last}}}
         members:
           robust-mail: {learning_rate: 1.0e-2, noise_warmup: 0.25}
 
@@ -98,12 +105,31 @@ def train_config(name: str, model: str = "") -> TrainConfig:
     """
     path = find("recipe", "train", name)
     values = read_yaml(path)
-    members = values.pop("members", {})
-    if not isinstance(members, dict) or not all(isinstance(own, dict) for own in members.values()):
-        raise UserError(f"{path}: members must hold, by model, what is otherwise for it")
-    for member in members:
+    given = {kind: _otherwise(values, kind, path) for kind in ("variants", "members")}
+    for member in given["members"]:
         require_model(str(member))
     chosen = model or values.get("model")
     if not chosen:
         raise UserError(f"{path} is a recipe for many models; name one (--model concat)")
-    return build(TrainConfig, {**values, **members.get(chosen, {}), "model": chosen}, str(path))
+    base, variant = variant_of(chosen)
+    if given["variants"] and variant and variant not in given["variants"]:
+        raise UserError(f"{path} has no variant {variant!r}; it has {', '.join(given['variants'])}")
+    own = [
+        given["variants"].get(variant, {}),
+        *(given["members"].get(m, {}) for m in dict.fromkeys((base, chosen))),
+    ]
+    for each in own:
+        values |= each
+    return build(TrainConfig, {**values, "model": chosen}, str(path))
+
+
+def _otherwise(values: dict[str, Any], kind: str, path: Path) -> dict[str, dict[str, Any]]:
+    """Take ``variants`` or ``members`` out of a recipe.
+
+    Raises:
+        UserError: no mappings by name.
+    """
+    found = values.pop(kind, {})
+    if not isinstance(found, dict) or not all(isinstance(own, dict) for own in found.values()):
+        raise UserError(f"{path}: {kind} must hold, by name, what is otherwise for it")
+    return found

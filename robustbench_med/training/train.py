@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from robustbench_med.api.attack import Batch
 from robustbench_med.api.data import Split
 from robustbench_med.api.model import FusionModel
 from robustbench_med.data.catalog import load_dataset
@@ -27,7 +28,7 @@ from robustbench_med.models.named import ModelConfig, build_model, is_code, mode
 from robustbench_med.models.weights import card_beside, save_tensors
 from robustbench_med.training.augment import augment
 from robustbench_med.training.card import Progressing, answers_on, balanced_accuracy, card
-from robustbench_med.training.opponent import Opponent, opponent_of
+from robustbench_med.training.opponent import Opponent, divergence, opponent_of
 from robustbench_med.training.recipe import TrainConfig
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import read_json, replacing, require_writable, sha256_json, write_json
@@ -93,13 +94,32 @@ def train(config: TrainConfig, out: Path, command: str = "", replace: bool = Fal
         _require_own_name(weights, recipe, replace)
         trainer = Trainer(config, model, splits["train"], splits["val"], checkpoint_of(weights), recipe)
         trainer.fit()
+        if config.half_precision:
+            round_to_half(model)
         # Both lie on the disk before either takes its place, so that a full disk spoils neither.
         with replacing(card_beside(weights)) as new_card, replacing(weights) as new_weights:
-            save_tensors(own_state(model), new_weights)
+            save_tensors(_stored(own_state(model), config.half_precision), new_weights)
             said = card(config, model_conf, model, splits, trainer.progress, new_weights, command)
             write_json(new_card, {**said, "recipe": recipe})
         trainer.checkpoint.unlink(missing_ok=True)
     return Trained(weights, card_beside(weights))
+
+
+def round_to_half(model: FusionModel) -> None:
+    """Round every weight to the nearest number of 16 bits, in place.
+
+    Raises:
+        UserError: a weight that is too large for 16 bits.
+    """
+    rounded = _stored(model.state_dict(), True)
+    for name, tensor in rounded.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{name} does not fit into 16 bits; drop half_precision from the recipe")
+    model.load_state_dict(rounded)
+
+
+def _stored(state: Mapping[str, Tensor], half: bool) -> dict[str, Tensor]:
+    return {name: t.half() if half and t.is_floating_point() else t for name, t in state.items()}
 
 
 @contextmanager
@@ -221,23 +241,40 @@ class Trainer:
         for number, index in enumerate(np.array_split(order, self.steps_per_epoch)):
             step = epoch * self.steps_per_epoch + number
             self._set_learning_rate(step)
-            losses.append(self._step(index))
+            losses.append(self._step(index, number))
             yield step
         self._epoch_loss = float(np.mean(losses))
 
-    def _step(self, index: NDArray[np.int64]) -> float:
+    def _step(self, index: NDArray[np.int64], number: int) -> float:
         batch = load_batch(self.train_split, index, self.config.device)
-        inputs = augment(batch.inputs, self.config.augmentation, self.train_split.info)
-        if self.opponent:
-            inputs = self.opponent.attacked(dataclasses.replace(batch, inputs=inputs), self.progress.epoch)
-        outputs = self.model(inputs)
-        loss = self._loss(outputs, batch.labels)
+        batch = dataclasses.replace(
+            batch, inputs=augment(batch.inputs, self.config.augmentation, self.train_split.info)
+        )
+        loss = self._resisting(batch, number) if self.opponent else self._plain(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.config.gradient_clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         self.optimizer.step()
         return loss.item()
+
+    def _plain(self, batch: Batch) -> Tensor:
+        return self._loss(self.model(batch.inputs), batch.labels)
+
+    def _resisting(self, batch: Batch, number: int) -> Tensor:
+        """The loss that ``AdversarialTraining`` says, of the ``number``-th step of an epoch."""
+        assert self.opponent is not None
+        assert self.config.adversarial is not None
+        asked, epoch = self.config.adversarial, self.progress.epoch
+        if asked.in_turn:
+            inputs = self.opponent.of_turn(batch, epoch, number)
+            return self._plain(dataclasses.replace(batch, inputs=inputs))
+        if not asked.trades:
+            return self._plain(dataclasses.replace(batch, inputs=self.opponent.attacked(batch, epoch)))
+        driven = self.opponent.diverging(batch, epoch)
+        usual = self.model(batch.inputs)
+        apart = divergence(self.model, self.model(driven), usual, batch.labels)
+        return self._loss(usual, batch.labels) + asked.trades * apart
 
     def _loss(self, outputs: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
         """Mean over the heads, as the paper's 0.5 + 0.5."""

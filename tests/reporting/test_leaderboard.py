@@ -18,7 +18,7 @@ from tiny import ATTACKS
 from robustbench_med.api.space import Box
 from robustbench_med.api.threat import Budget, Norm
 from robustbench_med.evaluation.identity import identify
-from robustbench_med.models.weights import config_from_card
+from robustbench_med.models.named import config_from_card
 from robustbench_med.reporting import leaderboard
 from robustbench_med.reporting.suite import table
 from robustbench_med.studies.records import read_record

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Robmed
 
-from robustbench_med.models.named import ARCHITECTURES
+from robustbench_med.models.named import ARCHITECTURES, model_config
+from robustbench_med.training.opponent import AdversarialTraining
 from robustbench_med.training.recipe import train_config
 from robustbench_med.util.config import shipped
 from robustbench_med.util.errors import UserError
@@ -43,11 +45,56 @@ def test_the_model_that_is_asked_for_wins(tmp_path: Path) -> None:
     assert (train_config(name, "concat").model, train_config(name, "concat").epochs) == ("concat", 9)
 
 
+VARIED = f"""{SHARED}\
+  mail-at: {{weight_decay: 0.5}}
+variants:
+  at: {{epochs: 3, adversarial: {{attack: pgd}}}}
+"""
+
+
+def test_a_variant_of_a_member_has_both_their_settings(tmp_path: Path) -> None:
+    name = written(tmp_path, VARIED)
+    plain, gated, mail = (train_config(name, model) for model in ("gated", "gated-at", "mail-at"))
+    assert plain.adversarial is None
+    assert (gated.model, gated.epochs) == ("gated-at", 3)
+    assert gated.adversarial is not None
+    assert (mail.epochs, mail.gradient_clip, mail.weight_decay) == (5, 0.0, 0.5)
+
+
+def test_a_variant_that_a_recipe_does_not_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no variant 'trades'; it has at"):
+        train_config(written(tmp_path, VARIED), "mail-trades")
+
+
+def test_a_variant_is_its_model_otherwise_trained() -> None:
+    usual, resisting = model_config("robust-mail"), model_config("robust-mail-at")
+    assert resisting.label == "robust-mail-at"
+    assert (resisting.architecture, resisting.options) == (usual.architecture, usual.options)
+    assert resisting.defenses == usual.defenses
+    with pytest.raises(UserError, match="unknown model 'nothing-at'"):
+        model_config("nothing-at")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"attack": "pgd", "trades": -1}, "trades is -1"),
+        ({"attack": "fgsm", "trades": 6}, "trades goes with attack pgd"),
+        ({"attack": "pgd", "trades": 6, "eot": 2}, "trades goes with attack pgd and eot 1"),
+        ({"attack": "pgd", "trades": 6, "in_turn": True}, "trades or in_turn, not both"),
+    ],
+)
+def test_an_adversary_that_is_wrong_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        AdversarialTraining(**options)
+
+
 @pytest.mark.parametrize(
     ("members", "said"),
     [
-        ("members: [mail]", "members must hold, by model"),
-        ("members: {mail: 5}", "members must hold, by model"),
+        ("members: [mail]", "members must hold, by name"),
+        ("members: {mail: 5}", "members must hold, by name"),
+        ("variants: [at]", "variants must hold, by name"),
         ("members: {meil: {epochs: 5}}", "unknown model 'meil'; did you mean 'mail'"),
         ("members: {mail: {epoch: 5}}", "unknown option 'epoch'; did you mean 'epochs'"),
         ("", "many models; name one"),

@@ -18,8 +18,8 @@ from robustbench_med.api.attack import Batch
 from robustbench_med.api.data import Split
 from robustbench_med.data.phantom import Phantom
 from robustbench_med.evaluation.plan import load_batch
-from robustbench_med.models.named import build_model, model_config
-from robustbench_med.models.weights import config_from_card, load_weights
+from robustbench_med.models.named import build_model, config_from_card, model_config
+from robustbench_med.models.weights import load_weights
 from robustbench_med.training import train as training
 from robustbench_med.training.augment import Augmentation, augment, geometry
 from robustbench_med.training.card import answers_on
@@ -111,8 +111,10 @@ def test_the_card(tmp_path: Path, splits: dict[str, Split]) -> None:
         {},
         {"model": "robust-mail-rpf", "noise_warmup": 0.5, "batch_size": 48, "channels_last": True},
         {"adversarial": {"attack": "pgd", "eps": "4/255", "options": {"steps": 2}, "warmup": 0.5}},
+        {"adversarial": {"attack": "pgd", "options": {"steps": 2}, "trades": 6}, "half_precision": True},
+        {"adversarial": {"attack": "pgd", "options": {"steps": 2}, "in_turn": True}},
     ],
-    ids=["concat", "robust-mail-rpf", "adversarial"],
+    ids=["concat", "robust-mail-rpf", "adversarial", "trades", "in turn"],
 )
 def test_a_stopped_training_ends_with_the_same_weights(
     changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
