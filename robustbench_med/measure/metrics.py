@@ -91,6 +91,7 @@ def describe(
         metrics |= _describe_head(outcomes, head)
     return {
         "metrics": metrics,
+        "balanced_accuracy": _balanced(outcomes, goal, draws_shared_by),
         "attack_success": success,
         "persistent_attacker": persistent(robust[key].right),
         "subgroups": [asdict(s) for s in found],
@@ -119,6 +120,25 @@ def _describe_head(outcomes: Outcomes, head: Head) -> dict[str, Any]:
         mean = {kind: _mean([out[question][kind] for question in head.questions]) for kind in kinds}
         out = {head.name: mean, **out}
     return {name: {kind: asdict(m) for kind, m in both.items()} for name, both in out.items()}
+
+
+def _balanced(outcomes: Outcomes, goal: Goal, draws_shared_by: DrawsSharedBy) -> dict[str, Any]:
+    """By question, mean recall over the answers that occur, before and after the attack, with intervals."""
+    out: dict[str, Any] = {}
+    groups = np.asarray(outcomes.groups)
+    for kind, stored in (("clean", "clean"), ("robust", "adversarial")):
+        found = answers(getattr(outcomes, stored), outcomes.labels, goal.heads)
+        for head in goal.heads:
+            each = found[head.name]
+            for q, question in enumerate(head.questions):
+                some = np.flatnonzero(each.known[:, q])
+                if not len(some):
+                    continue
+                scored = statistics.Scored.mean(each.right[:, some, q], draws_shared_by)
+                place = outcomes.batches[some]
+                measured = statistics.balanced(scored, each.truth[some, q], groups[some].tolist(), place)
+                out.setdefault(question, {})[kind] = asdict(measured)
+    return out
 
 
 def _mean(each: Sequence[QuestionMetrics]) -> QuestionMetrics:

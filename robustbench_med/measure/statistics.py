@@ -289,6 +289,37 @@ def balanced_accuracy(predictions: NDArray[np.int64], labels: NDArray[np.int64])
     return float(np.mean(recalls))
 
 
+def balanced(
+    scored: Scored, labels: NDArray[np.int64], groups: Sequence[str], batches: NDArray[np.int64]
+) -> Estimate:
+    """The mean over the classes that occur of each class's mean, with its interval.
+
+    Linearised: a sample moves its class's mean by what it is off it, over the size of the class, and what
+    the samples of one group move adds up. A class in which nothing varied is not certain for that: it counts
+    as if one sample more were right and one more wrong in it (Agresti and Coull 1998).
+
+    Args:
+        labels: (N,), the class of each sample.
+        groups, batches: see ``estimate``.
+    """
+    classes, place = np.unique(labels, return_inverse=True)
+    values, group = scored.values, np.unique(np.asarray(groups), return_inverse=True)[1]
+    sizes = np.bincount(place).astype(float)
+    independent = np.array([len(np.unique(group[place == k])) for k in range(len(classes))], float)
+    weights = 1 / (len(classes) * sizes)  # of a sample of each class in the mean
+    recalls = np.bincount(place, values) / sizes
+    stretch = np.sqrt(independent / np.maximum(independent - 1, 1)) * weights * len(values)
+    off = (values - recalls[place]) * stretch[place]
+    spread = np.bincount(place, off**2)
+    leaning = (recalls * independent + 1) / (independent + 2)
+    unseen = (leaning * (1 - leaning) / independent)[spread == 0].sum() / len(classes) ** 2
+    drawn = scored.without_one * weights[place] * len(values)
+    parts = [_over_groups(off, group), (float(unseen), independent.min()), _over_draws(drawn, batches)]
+    variance = sum(v for v, _ in parts)
+    share, quantile = float(recalls.mean()), _quantile(parts, 0.975) if variance > 0 else Z95
+    return Estimate(*_interval(share, variance, quantile, len(values)), _given("classes", scored))
+
+
 def lead(
     first: Scored, second: Scored, groups: Sequence[str], batches: NDArray[np.int64]
 ) -> tuple[float, float]:

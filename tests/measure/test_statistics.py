@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from robustbench_med.measure.statistics import (
     Scored,
     _over_groups,
     accuracy,
+    balanced,
     balanced_accuracy,
     mcnemar,
     paired_difference,
@@ -132,6 +134,48 @@ def test_coverage(shared: str) -> None:
 def test_intervals_are_the_same_every_time() -> None:
     correct, pairs = draws_of(np.random.default_rng(2), "batch")
     assert of(correct, pairs, "batch") == of(correct, pairs, "batch")
+
+
+def interval_of_balanced(
+    right: NDArray[np.bool_], labels: NDArray[np.int64], groups: Iterable[int]
+) -> Estimate:
+    return balanced(
+        Scored.mean(right, "none"), labels, [str(g) for g in groups], np.zeros(len(labels), np.int64)
+    )
+
+
+def test_balanced_accuracy_with_an_interval_is_balanced_accuracy() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 80)
+    given = np.where(rng.random((4, 80)) < 0.7, labels, (labels + 1) % 3)
+    found = interval_of_balanced(given == labels, labels, range(80))
+    assert found.value == pytest.approx(balanced_accuracy(given, labels))
+    assert found.low < found.value < found.high
+
+
+def test_copies_add_no_certainty_to_balanced_accuracy() -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 3, 90)
+    right = rng.random((1, 90)) < 0.6
+    once = interval_of_balanced(right, labels, range(90))
+    twice = interval_of_balanced(np.tile(right, 2), np.tile(labels, 2), [*range(90), *range(90)])
+    assert (twice.low, twice.high) == pytest.approx((once.low, once.high), abs=5e-3)
+
+
+@pytest.mark.parametrize("in_group", [1, 3])
+def test_balanced_accuracy_is_held_by_its_interval_though_classes_are_small(in_group: int) -> None:
+    """A class of four samples that are all right does not make anybody certain."""
+    rng = np.random.default_rng(2)
+    sizes, recalls = (99, 48, 21, 9, 6, 4), np.array([0.9, 0.8, 0.9, 0.7, 0.9, 0.9])
+    labels = np.repeat(np.arange(6), sizes)
+    groups = np.arange(len(labels)) // in_group
+    held = []
+    for _ in range(400):
+        shared = rng.random(len(labels))[groups]
+        chance = np.where(rng.random(len(labels)) < 0.7, shared, rng.random(len(labels)))
+        found = interval_of_balanced((chance < recalls[labels])[None], labels, groups)
+        held.append(found.low <= recalls.mean() <= found.high)
+    assert np.mean(held) >= 0.93
 
 
 def test_balanced_accuracy_by_hand() -> None:
