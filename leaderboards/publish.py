@@ -1,9 +1,10 @@
-"""Make everything published in this folder: python leaderboards/publish.py [RUNS] [--again].
+"""Make everything published in this folder: python leaderboards/publish.py [RUNS] [--suite NAME] [--again].
 
-Runs what of the suite ``robust-mail`` has no record in ``records/`` yet (all of it takes hours on two cores;
-finished runs under RUNS are read back), adds the new records there, and writes a CSV a data set from all
-of them and the suite's table and figure. To make a row again, delete its record first; with --again all that
-other code made are made anew. Nothing is written when a run failed.
+Runs what of a suite (``robust-mail``, ``zoo``) has no record in ``records/`` yet (all of it takes hours
+on two cores; finished runs under RUNS are read back), adds the new records there, and writes a CSV a data
+set from all of them and the suite's table and figure. To make a row again, delete its record first; with
+--again all that other code made are made anew.
+Nothing is written when a run failed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +21,53 @@ from robustbench_med.reporting.leaderboard import row, write
 from robustbench_med.studies.records import read_record
 from robustbench_med.studies.suite import Suite, run_suite
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import write_json
+from robustbench_med.util.files import read_json, write_json
 
 HERE = Path(__file__).parent
-SUITE = "robust-mail"
+SUITES = ("robust-mail", "zoo")
 
 
 def main() -> int:
     """See the module; 1 when a run failed, 2 for what a person must mend."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="?", type=Path, default=Path("runs/published"))
+    parser.add_argument("--suite", choices=SUITES, default=SUITES[0])
     parser.add_argument("--again", action="store_true", help="make what other code made anew")
     options = parser.parse_args()
     try:
-        return publish(options.runs, options.again)
+        return publish(options.suite, options.runs, options.again)
     except UserError as error:
         print(f"publish: {error}", file=sys.stderr)
         return 2
 
 
-def publish(runs: Path, again: bool) -> int:
+def publish(name: str, runs: Path, again: bool) -> int:
     """Run what is missing and write everything; 1, and nothing written, when a run failed."""
-    suite = Suite.from_yaml(SUITE)
-    result = run_suite(suite, runs, announce=print, published=published(), again=again)
+    result = run_suite(
+        Suite.from_yaml(name),
+        runs,
+        announce=print,
+        published=published(),
+        again=again,
+        situations={each["run"]: each for each in situations(name)},
+    )
     if result.failed:
         return 1
     for record in result.records.values():
         add(record)
+    if result.situations:
+        write_json(HERE / f"{name}-modalities.json", {"tables": list(result.situations.values())})
     for made in (result.table, result.figure):
-        shutil.copyfile(made, HERE / f"{SUITE}{made.suffix}")
-    write_boards(suite)
+        shutil.copyfile(made, HERE / f"{name}{made.suffix}")
+    write_boards()
     return 0
+
+
+def situations(name: str) -> list[dict[str, Any]]:
+    """The published tables of single modalities of a suite, each with the run that attacks all of them."""
+    path = HERE / f"{name}-modalities.json"
+    found: list[dict[str, Any]] = read_json(path)["tables"] if path.exists() else []
+    return found
 
 
 def published() -> dict[str, dict[str, Any]]:
@@ -66,17 +83,21 @@ def add(record: Mapping[str, Any]) -> None:
     write_json(HERE / "records" / f"{record['run']}.json", record)
 
 
-def write_boards(suite: Suite) -> None:
-    """A CSV a data set from the records, in the suite's order of models."""
-    for dataset in suite.datasets:
+def write_boards() -> None:
+    """A CSV a data set from the records, in the order of the suites and their models."""
+    suites = [Suite.from_yaml(name) for name in SUITES]
+    models = list(dict.fromkeys(model for suite in suites for model in suite.models))
+    for dataset in dict.fromkeys(name for suite in suites for name in suite.datasets):
         here = [record for record in published().values() if record["dataset"]["name"] == dataset]
-        found = sorted(here, key=lambda record: _order(record, suite))
-        write(HERE / f"{dataset}.csv", [row(record) for record in found])
-        print(f"{dataset}.csv: {len(found)} rows")
+        found = sorted(here, key=lambda record: _order(record, models))
+        if found:
+            write(HERE / f"{dataset}.csv", [row(record) for record in found])
+            print(f"{dataset}.csv: {len(found)} rows")
 
 
-def _order(record: Mapping[str, Any], suite: Suite) -> tuple[int, int]:
-    return suite.models.index(record["model"]["name"]), record["cost"]["forward_passes"]
+def _order(record: Mapping[str, Any], models: Sequence[str]) -> tuple[int, str, int]:
+    net = record["model"]
+    return models.index(net["name"]), net["label"], record["cost"]["forward_passes"]
 
 
 if __name__ == "__main__":

@@ -59,6 +59,23 @@ def labelled(label: str) -> Path | None:
     return next((card for card in cards if trained_model(card) is not None), None)
 
 
+def net_at(model: str, dataset: str, width: float) -> str:
+    """The label of the net at hand of a model, on a data set, of a width.
+
+    Raises:
+        UserError: there is none.
+    """
+    for folder in weight_folders():
+        for card, name in models_in(folder / dataset).items():
+            options = read_json(card)["model"].get("options")
+            if name == model and isinstance(options, dict) and options.get("width", 1) == width:
+                return card.stem
+    raise UserError(
+        f"no weights of {model!r} of width {width:g} on {dataset!r} are at hand; train them: robmed train "
+        f"{dataset} --model {model}"
+    )
+
+
 def require_weights(weights: str | Path) -> None:
     """Make sure that there is such a file.
 

@@ -7,18 +7,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict
 
 from robustbench_med.api.data import Split
 from robustbench_med.data.catalog import load_dataset, require_dataset
 from robustbench_med.evaluation.identity import code_of_run, key_of, subject_key
-from robustbench_med.evaluation.prepare import Prepared, RunConfig, load_subject, prepare
+from robustbench_med.evaluation.prepare import Prepared, RunConfig, Subject, load_subject, prepare
+from robustbench_med.models.cards import net_at
 from robustbench_med.models.named import require_model
 from robustbench_med.models.weights import default_weights
 from robustbench_med.reporting import suite as report
+from robustbench_med.reporting import zoo
 from robustbench_med.reporting.figures import drawn
+from robustbench_med.studies.modalities import modality_table
 from robustbench_med.studies.run import audit_config, checked, run_prepared
 from robustbench_med.util.config import build, find, read_yaml
 from robustbench_med.util.errors import UserError
@@ -26,6 +29,7 @@ from robustbench_med.util.fields import STRICT
 from robustbench_med.util.files import write_text
 
 Records = dict[tuple[str, str, str], Mapping[str, Any]]
+Situations = dict[tuple[str, str], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Entry:
         samples: at most so many test samples; 0 for all.
         batch_size: see ``RunConfig``.
         title: of the column; the protocol's name when not given.
+        only: the nets that it is for; "" for all.
+        modalities: attack each modality alone and take each away, too; not audited, no rows of the table.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -47,6 +53,8 @@ class Entry:
     samples: int = 0
     batch_size: int = 100
     title: str = ""
+    only: Literal["", "deterministic", "random"] = ""
+    modalities: bool = False
 
     @property
     def column(self) -> str:
@@ -60,12 +68,16 @@ class Suite:
 
     Attributes:
         title: the question.
+        widths: of the nets, by data set; the largest at hand where nothing is said.
+        report: what table and figure show: protocols side by side, or members of a zoo.
     """
 
     title: str
     datasets: tuple[str, ...]
     models: tuple[str, ...]
     runs: tuple[Entry, ...]
+    widths: Mapping[str, float] = field(default_factory=dict)
+    report: Literal["protocols", "zoo"] = "protocols"
 
     @classmethod
     def from_yaml(cls, name: str) -> Suite:
@@ -98,6 +110,8 @@ class SuiteResult:
 
     Attributes:
         records: by (data set, model, column).
+        situations: by (data set, model), each modality attacked alone or missing (``ModalityTable``), with
+            the run that attacks all of them.
         left_out: what has no data or no weights at hand.
         failed: what ended in an error; the others were run all the same.
         other_code: published records that were taken over though other code made them.
@@ -107,6 +121,7 @@ class SuiteResult:
     table: Path
     figure: Path
     records: Records = field(default_factory=dict)
+    situations: Situations = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     other_code: int = 0
@@ -118,6 +133,7 @@ class _Published:
 
     records: Mapping[str, Mapping[str, Any]]
     again: bool
+    situations: Mapping[str, Mapping[str, Any]]
 
     def of(self, prepared: Prepared, entry: Entry) -> tuple[Mapping[str, Any] | None, bool]:
         """The record of a run, if there is one audited as is asked, and whether other code made it."""
@@ -136,6 +152,7 @@ def run_suite(
     announce: Callable[[str], None] = lambda _: None,
     published: Mapping[str, Mapping[str, Any]] | None = None,
     again: bool = False,
+    situations: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> SuiteResult:
     """Run what has data and weights at hand; what is finished is not repeated, a failure ends no other run.
 
@@ -144,11 +161,12 @@ def run_suite(
         announce: told what is run, and what is left out and why.
         published: records; a run that has one, audited as is asked, is not made.
         again: make those again that other code made.
+        situations: as in ``SuiteResult``, by the run that attacks all modalities; not made again.
 
     Raises:
         UserError: nothing of the suite can be run.
     """
-    taken = _Published({subject_key(r): r for r in (published or {}).values()}, again)
+    taken = _Published({subject_key(r): r for r in (published or {}).values()}, again, situations or {})
     result = SuiteResult(out / "table.md", out / "figure.png")
     for dataset in suite.datasets:
         try:
@@ -168,6 +186,10 @@ def run_suite(
         raise UserError("nothing of this suite has both data and weights at hand")
     if result.other_code:
         announce(f"{result.other_code} published records were made by other code; --again makes them anew")
+    if suite.report == "zoo":
+        write_text(result.table, zoo.table(suite.title, result.records, result.situations))
+        drawn(partial(zoo.draw, suite.title, result.records), result.figure)
+        return result
     write_text(result.table, report.table(suite.title, result.records))
     drawn(partial(report.draw, suite.title, result.records), result.figure)
     return result
@@ -184,17 +206,20 @@ def _run_model(
     announce: Callable[[str], None],
 ) -> None:
     """All columns of one model, which is loaded once."""
-    dataset, subject = whole.info.name, None
+    dataset, subject, width = whole.info.name, None, suite.widths.get(whole.info.name)
     try:
-        default_weights(model, dataset)
+        named = model if width is None else net_at(model, dataset, width)
+        default_weights(named, dataset)
     except UserError as error:
         result.left_out.append(f"{model} on {dataset}: {error}")
         announce(f"left out: {result.left_out[-1]}")
         return
     for entry in suite.runs:
         try:
-            config = _config(entry, model, dataset, len(whole), device, out)
+            config = _config(entry, named, dataset, len(whole), device, out)
             subject = subject or load_subject(config, whole)
+            if not _is_for(entry, subject):
+                continue
             prepared = prepare(config, subject)
         except Exception as error:  # see ``_failed``
             _failed(f"{model} on {dataset}, {entry.column}", error, result, announce)
@@ -206,6 +231,35 @@ def _run_model(
             found = _run(prepared, entry, result, announce)
         if found is not None:
             result.records[dataset, model, entry.column] = found
+        if found is not None and entry.modalities:
+            announce(f"{model} on {dataset}, {entry.column}, one modality at a time")
+            _situate(model, config, found["run"], result, taken, announce)
+
+
+def _is_for(entry: Entry, subject: Subject) -> bool:
+    random = subject.loaded.model.draws_shared_by != "none"
+    return not entry.only or (entry.only == "random") == random
+
+
+def _situate(
+    model: str,
+    config: RunConfig,
+    run: str,
+    result: SuiteResult,
+    taken: _Published,
+    announce: Callable[[str], None],
+) -> None:
+    """Attack each modality alone, and take each away, unless that is published."""
+    key = config.dataset, model
+    if run in taken.situations:
+        result.situations[key] = taken.situations[run]
+        return
+    try:
+        table, _ = modality_table(config, pictures=False)
+    except Exception as error:  # see ``_failed``
+        _failed(f"{model} on {config.dataset}, one modality at a time", error, result, announce)
+        return
+    result.situations[key] = {**table.as_record(), "run": run}
 
 
 def _config(entry: Entry, model: str, dataset: str, size: int, device: str, out: Path) -> RunConfig:

@@ -198,6 +198,44 @@ def test_a_suite_takes_over_what_is_published(tmp_path: Path) -> None:
     assert started(replace(entry, audit="quick"), "third") != "earlier"
 
 
+def zoo_of(*runs: Entry) -> Suite:
+    widths = {"phantom": 0.1875}
+    return Suite("Zoo", ("phantom",), ("concat", "robust-mail"), runs, widths, report="zoo")
+
+
+def test_a_zoo_tells_what_each_member_reaches_loses_and_costs(tmp_path: Path) -> None:
+    entry = Entry("released", samples=4, only="deterministic", modalities=True)
+    suite = zoo_of(entry, Entry("released", samples=3, only="random", title="noisy"))
+    made = run_suite(suite, tmp_path / "out")
+    assert set(made.records) == {("phantom", "concat", "released"), ("phantom", "robust-mail", "noisy")}
+    assert set(made.situations) == {("phantom", "concat")}
+    heading, _, concat, _ = made.table.read_text().splitlines()[4:]
+    cells = dict(zip(heading.split(" | "), concat.split(" | "), strict=True))
+    assert cells["| net"] == "| `concat-x0.1875`"
+    rows = made.situations["phantom", "concat"]["rows"]
+    for kind, said in (("attacked", "mr attacked alone"), ("missing", "ct missing")):
+        (row,) = (r for r in rows if r["kind"] == kind and r["modalities"] == (said.split()[0],))
+        assert cells[said] == f"{100 * row['accuracy']['every head right']['value']:.1f}"
+    assert " → " in cells["balanced: lesion"]
+    assert made.figure.stat().st_size > 0
+
+
+def test_a_zoo_takes_over_what_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = zoo_of(Entry("released", samples=4, only="deterministic", modalities=True))
+    made = run_suite(suite, tmp_path / "out")
+    (record,), (table,) = made.records.values(), made.situations.values()
+    monkeypatch.setattr(suites, "run_prepared", None)  # called, it would fail
+    again = run_suite(suite, tmp_path / "again", published={"r": record}, situations={record["run"]: table})
+    assert (again.failed, again.records, again.situations) == ([], made.records, made.situations)
+    assert again.table.read_text() == made.table.read_text()
+
+
+def test_a_width_that_nobody_trained_is_left_out(tmp_path: Path) -> None:
+    suite = replace(zoo_of(Entry("released", samples=4)), widths={"phantom": 7.0})
+    with pytest.raises(UserError, match="nothing of this suite"):
+        run_suite(suite, tmp_path / "out")
+
+
 def test_records_that_other_code_made_are_taken_over_and_counted(tmp_path: Path) -> None:
     suite = Suite("Small", ("phantom",), ("concat",), (Entry("released", samples=4),))
     (made,) = run_suite(suite, tmp_path / "first").records.values()
