@@ -50,8 +50,11 @@ TOGETHER: dict[str, dict[str, tuple[float, tuple[str, ...]]]] = {
     },
     "phantom-volume": {"lesion": (phantom_volume.BEST_SINGLE_MODALITY_ACCURACY["lesion"], ("mr", "ct"))},
 }
+RESISTING = tuple(f"-{variant}-" for variant in VARIANTS)
 USUAL = [
-    (dataset, label) for dataset, label in SHIPPED if not label.startswith(ALONE) and "-at-" not in label
+    (dataset, label)
+    for dataset, label in SHIPPED
+    if not label.startswith(ALONE) and not any(variant in label for variant in RESISTING)
 ]
 EACH = pytest.mark.parametrize(("dataset", "label"), SHIPPED)
 FUSING = pytest.mark.parametrize(("dataset", "label"), USUAL)
