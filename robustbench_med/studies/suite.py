@@ -16,7 +16,7 @@ from robustbench_med.data.catalog import load_dataset, require_dataset
 from robustbench_med.evaluation.identity import code_of_run, key_of, subject_key
 from robustbench_med.evaluation.prepare import Prepared, RunConfig, Subject, load_subject, prepare
 from robustbench_med.models.cards import net_at
-from robustbench_med.models.named import require_model
+from robustbench_med.models.named import require_model, variant_of
 from robustbench_med.models.weights import default_weights
 from robustbench_med.reporting import suite as report
 from robustbench_med.reporting import zoo
@@ -68,7 +68,8 @@ class Suite:
 
     Attributes:
         title: the question.
-        widths: of the nets, by data set; the largest at hand where nothing is said.
+        widths: of the nets, by data set; the largest at hand where nothing is said, and of variants that
+            were trained to resist, which takes a wider net.
         report: what table and figure show: protocols side by side, or members of a zoo.
     """
 
@@ -206,7 +207,8 @@ def _run_model(
     announce: Callable[[str], None],
 ) -> None:
     """All columns of one model, which is loaded once."""
-    dataset, subject, width = whole.info.name, None, suite.widths.get(whole.info.name)
+    dataset, subject = whole.info.name, None
+    width = None if variant_of(model)[1] else suite.widths.get(dataset)
     try:
         named = model if width is None else net_at(model, dataset, width)
         default_weights(named, dataset)
