@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from robustbench_med.api.data import DatasetInfo, Modality
 from robustbench_med.api.heads import SingleLabel
-from robustbench_med.data import reading, splits, store
+from robustbench_med.data import importing, reading, splits, store
 from robustbench_med.data.manifest import Sample
 from robustbench_med.data.notes import Note, few, summary
 from robustbench_med.data.tables import read_table, stated
@@ -58,15 +58,15 @@ class Lesion:
 class Milk10k(store.ImportedSource):
     """Skin lesions, clinical and dermoscopic photograph of each; import options size, classes."""
 
-    name: ClassVar[str] = "milk10k"
+    name = "milk10k"
 
     def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options ``size`` and ``classes`` with defaults filled in."""
-        store.refuse_unknown(options, ("size", "classes"))
+        importing.refuse_unknown(options, ("size", "classes"))
         classes = options.get("classes", "large")
         if classes not in tuple(CLASS_CHOICES):
             raise UserError(f"option classes={classes!r}: choose one of {', '.join(CLASS_CHOICES)}")
-        return {"size": store.int_option(options, "size", 48, 28, 224), "classes": classes}
+        return {"size": importing.int_option(options, "size", 48, 28, 224), "classes": classes}
 
     def describe(self, options: Mapping[str, Any]) -> DatasetInfo:
         """The data set at the chosen size with the chosen classes."""
@@ -111,7 +111,7 @@ class Milk10k(store.ImportedSource):
             raise UserError(f"{source} has no lesion of the classes {', '.join(classes)}")
         images = _read_images(source / "MILK10k_Training_Input", list(chosen.values()), options["size"])
         kept, duplicates, dropped = _drop_shared_images(chosen, images)
-        partial = store.compare_counts("lesions", Counter(labels.values()), PUBLISHED_COUNTS)
+        partial = importing.compare_counts("lesions", Counter(labels.values()), PUBLISHED_COUNTS)
         return store.Content(
             samples=tuple(_samples(kept)),
             images=images,
@@ -216,7 +216,7 @@ def _read_images(folder: Path, lesions: Sequence[Lesion], size: int) -> dict[str
         modality: {lesion.files[modality]: folder / lesion.id / lesion.files[modality] for lesion in lesions}
         for modality in IMAGE_TYPES.values()
     }
-    store.require_files([path for files in paths.values() for path in files.values()], "images")
+    importing.require_files([path for files in paths.values() for path in files.values()], "images")
     return {
         modality: reading.read_images(files, 3, size, f"{modality} images")
         for modality, files in paths.items()
