@@ -53,7 +53,7 @@ def read_rows(folder: Path, modality: Modality, count: int) -> NDArray[np.float3
     """
     stored = read_npy(folder / file_of(modality.name))
     if stored.dtype != np.float32 or stored.shape != (count, *modality.shape):
-        raise ValueError(f"is not the float32 array of shape {(count, *modality.shape)} that was imported")
+        raise ValueError(f"{stored.dtype} of shape {stored.shape}")
     return np.array(stored)
 
 

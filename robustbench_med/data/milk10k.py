@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from robustbench_med.api.heads import SingleLabel
 from robustbench_med.data import importing, reading, splits, store
 from robustbench_med.data.manifest import Sample
 from robustbench_med.data.notes import Note, few, summary
-from robustbench_med.data.tables import read_table, stated
+from robustbench_med.data.tables import age_band, read_table, stated
 from robustbench_med.util.errors import UserError
 
 LARGE_CLASSES = ("AKIEC", "BCC", "BKL", "MEL", "NV", "SCCKA")
@@ -34,11 +33,11 @@ PUBLISHED_COUNTS: Mapping[str, int] = {
 CLASS_CHOICES: Mapping[str, tuple[str, ...]] = {"large": LARGE_CLASSES, "all": tuple(PUBLISHED_COUNTS)}
 # The publisher's image_type, because nothing in a file's name or order says which image is which.
 IMAGE_TYPES: Mapping[str, str] = {"clinical: close-up": "clinical", "dermoscopic": "dermoscopic"}
+METADATA = "MILK10k_Training_Metadata.csv"
 METADATA_COLUMNS = (
     *("lesion_id", "image_type", "isic_id"),
     *("age_approx", "sex", "skin_tone_class", "site"),
 )
-AGE_BANDS = ((30, "0-29"), (45, "30-44"), (60, "45-59"), (75, "60-74"))
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class Milk10k(store.ImportedSource):
             UserError: a table or image is missing or broken, or a table is not the publisher's.
         """
         labels = read_labels(source / "MILK10k_Training_GroundTruth.csv")
-        lesions, unlabelled = read_lesions(source / "MILK10k_Training_Metadata.csv", labels)
+        lesions, unlabelled = read_lesions(source / METADATA, labels)
         classes = CLASS_CHOICES[options["classes"]]
         chosen = {lesion.id: lesion for lesion in lesions if lesion.label in classes}
         if not chosen:
@@ -167,14 +166,6 @@ def read_lesions(path: Path, labels: Mapping[str, str]) -> tuple[list[Lesion], t
     note = (f"{len(unlabelled)} lesions without a label in the ground truth",) if unlabelled else ()
     lesions = [_lesion(name, labels[name], rows.get(name, {}), path.name) for name in sorted(labels)]
     return lesions, note
-
-
-def age_band(age: str) -> str:
-    """The band of an age in years given as text ("" when unknown; ValueError when no number)."""
-    years = float(stated(age) or "nan")
-    if not math.isfinite(years):
-        return ""
-    return next((band for limit, band in AGE_BANDS if years < limit), "75+")
 
 
 def _lesion(lesion: str, label: str, images: Mapping[str, Mapping[str, str]], table: str) -> Lesion:

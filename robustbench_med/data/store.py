@@ -369,10 +369,7 @@ def _split_tables(
             modality = recorded_modality(said)
             found.append((modality, read_rows(dataset_folder(record.name), modality, count)[places]))
         except (OSError, ValueError, TypeError, KeyError, UserError) as error:
-            what = (
-                "is not what was imported" if isinstance(error, UserError | TypeError | KeyError) else error
-            )
-            raise _damaged(record.name, file_of(name), str(what)[:200]) from error
+            raise _damaged(record.name, file_of(name), "is missing or not what was imported") from error
     return found
 
 
