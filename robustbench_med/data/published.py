@@ -19,7 +19,7 @@ from robustbench_med.api.data import SPLITS, DatasetInfo, Modality
 from robustbench_med.api.heads import SingleLabel
 from robustbench_med.data import importing, splits, store
 from robustbench_med.data.described import Input
-from robustbench_med.data.features import features_of
+from robustbench_med.data.features import FILLED, MISSING, features_of
 from robustbench_med.data.files import MOST_BYTES
 from robustbench_med.data.layout import Found, Part, Row, Words, find
 from robustbench_med.data.listing import Table
@@ -213,7 +213,7 @@ class PublishedSource(store.ImportedSource):
                 *(line for name, each in images.items() for line in summary(f"{name} images", each.notes)),
                 *(*copies, *guessed),
             ),
-            caveats=(*partial, *copies, *guessed),
+            caveats=(*partial, *copies, *_in_short(tables, guessed)),
             notes={
                 "download": found.notes,
                 **{name: each.notes for name, each in images.items()},
@@ -333,6 +333,16 @@ def _in_splits(name: str, said: Published, known: Sequence[Known]) -> list[Known
         each if each.split in ("val", "test") else Known(**{**vars(each), "split": assigned[each.group]})
         for each in known
     ]
+
+
+def _in_short(tables: Mapping[str, Table], guessed: Sequence[str]) -> list[str]:
+    """What was guessed of tables, with what is missing in a line for each of them."""
+    lines = [line for line in guessed if FILLED not in line]
+    for name, table in tables.items():
+        flags = sum(feature.endswith(f" {MISSING}") for feature in table.modality.features)
+        if flags:
+            lines.append(f"{name}: {flags} columns have gaps, filled in, each with a feature that says so")
+    return lines
 
 
 def _table(name: str, wanted: Input, known: Sequence[Known], guessed: list[str]) -> Table:

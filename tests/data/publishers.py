@@ -33,7 +33,7 @@ def table(path: Path, rows: list[dict[str, str]]) -> None:
 
 def ham10000(root: Path) -> Counts:
     """Ten lesions a class, the first of each with three photographs; both parts; an unknown age and sex."""
-    rows = []
+    rows: list[dict[str, str]] = []
     for kind, lesion in itertools.product(("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"), range(10)):
         for _ in range(3 if lesion == 0 else 1):
             image = f"ISIC_{24306 + len(rows):07d}"
@@ -153,12 +153,14 @@ def c_nmc(root: Path) -> Counts:
     return counts
 
 
-PAD_ANSWERS = ("smoke", "drink", "pesticide", "skin_cancer_history", "cancer_history", "has_piped_water")
-PAD_ANSWERS += ("has_sewage_system", "itch", "grew", "hurt", "changed", "bleed", "elevation", "biopsed")
+PAD_ANSWERS = (
+    *("smoke", "drink", "pesticide", "skin_cancer_history", "cancer_history", "has_piped_water"),
+    *("has_sewage_system", "itch", "grew", "hurt", "changed", "bleed", "elevation", "biopsed"),
+)
 
 
 def pad_ufes_20(root: Path) -> Counts:
-    """Ten patients a class, the first of each with two photographs; of every fourth the answers are missing."""
+    """Ten patients a class, the first of each with two photographs; a quarter of the answers are missing."""
     rows: list[dict[str, str]] = []
     for kind, patient in itertools.product(("ACK", "BCC", "MEL", "NEV", "SCC", "SEK"), range(10)):
         for _ in range(2 if patient == 0 else 1):

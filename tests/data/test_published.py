@@ -210,7 +210,7 @@ def test_xrays_of_kaggle(imported: Importer) -> None:
     done = imported("chest-xray-pneumonia")
     assert len(done.splits["test"]) == 40
     assert all(name.startswith("test/") for name in done.splits["test"].ids)
-    assert {split: len(done.splits[split]) for split in ("train", "val")} == {"train": 76, "val": 8}
+    assert {split: len(done.splits[split]) for split in ("train", "val")} == {"train": 77, "val": 7}
     assert "the same file again in another folder, not read: 40 files" in done.said
     together = Counter(group for split in ("train", "val") for group in done.splits[split].groups)
     assert Counter(together.values()) == {2: 40, 1: 4}
@@ -281,7 +281,9 @@ def test_records_of_pad_ufes(imported: Importer) -> None:
     smoke = values[:, [at["smoke=True"], at["smoke=False"]]].sum(1)
     assert ((values[:, at["smoke missing"]] == 1) == (smoke == 0)).all()
     assert (values[:, at["age"]] >= 30).all()
-    assert any("diameter_1 is missing in 17 of 66 samples" in caveat for caveat in train.info.caveats)
+    assert "diameter_1 is missing in 17 of 66 samples" in done.said
+    caveats = [caveat for caveat in train.info.caveats if "columns have gaps" in caveat]
+    assert caveats == ["record: 19 columns have gaps, filled in, each with a feature that says so"]
     test = done.splits["test"]
     with (done.download / "metadata.csv").open() as stream:
         ages = {row["img_id"]: float(row["age"]) for row in csv.DictReader(stream)}
