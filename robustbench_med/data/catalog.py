@@ -12,6 +12,7 @@ from robustbench_med.data.added import Added, add, added_names, is_added
 from robustbench_med.data.given import given_source, is_given, last_part, require_path
 from robustbench_med.data.joined import JOINED_BY, Joined
 from robustbench_med.data.published import PublishedSource, published_names
+from robustbench_med.data.store import dataset_folder
 from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.files import given_path
 
@@ -110,6 +111,14 @@ def short_name(name: str) -> str:
 def is_own(name: str) -> bool:
     """Whether a data set is somebody's own, by a path or added: what is said of it was guessed."""
     return name not in registered()
+
+
+def is_imported(name: str) -> bool:
+    """Whether there is a local copy, sound or not."""
+    try:
+        return (dataset_folder(name) / "dataset.json").is_file()
+    except UserError:  # who has no home has imported nothing
+        return False
 
 
 def add_dataset(name: str, given: str) -> ImportReport:

@@ -58,6 +58,7 @@ class Milk10k(store.ImportedSource):
     """Skin lesions, clinical and dermoscopic photograph of each; import options size, classes."""
 
     name = "milk10k"
+    page = "https://doi.org/10.34970/648456"
 
     def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options ``size`` and ``classes`` with defaults filled in."""

@@ -70,6 +70,8 @@ class MriCt(store.ImportedSource):
     """Brain MRI and chest CT slices joined by index (MAIL protocol); import options size, mri, ct."""
 
     name = "mri-ct"
+    page = "Nickparvar's Brain Tumor MRI Dataset on Kaggle, IQ-OTH/NCCD on Mendeley Data"
+    access = "a Kaggle account"
 
     def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options with defaults filled in; folders are kept only when they were given."""

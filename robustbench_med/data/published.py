@@ -161,7 +161,7 @@ class PublishedSource(store.ImportedSource):
     def __init__(self, name: str) -> None:
         self.name = name
         self.said = description(name)
-        self.page = self.said.page
+        self.page, self.access = self.said.page, self.said.access
 
     def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Option ``size``, with its default filled in."""

@@ -127,12 +127,13 @@ class ImportedSource(DataSource):
     Subclasses say how to check options, describe the set and read the publisher's layout.
 
     Attributes:
-        page: where the download is.
+        page, access: where the download is, and what it takes to get it.
         split_of: the data set whose published split this is to be, where that is another one.
     """
 
     name: str
     page: str = ""
+    access: str = "free"
     split_of: str = ""
 
     @abstractmethod
