@@ -189,38 +189,41 @@ def pad_ufes_20(root: Path) -> Counts:
     return Counter(row["diagnostic"] for row in rows)
 
 
+DERM7PT = {
+    "diagnosis": (
+        *("basal cell carcinoma", "clark nevus", "melanoma (in situ)", "dermatofibroma"),
+        *("seborrheic keratosis", "reed or spitz nevus"),
+    ),
+    "pigment_network": ("absent", "typical", "atypical"),
+    "streaks": ("absent", "regular", "irregular"),
+    "pigmentation": ("absent", "diffuse regular", "localized irregular"),
+    "regression_structures": ("absent", "blue areas", "white areas", "combinations"),
+    "dots_and_globules": ("absent", "regular", "irregular"),
+    "blue_whitish_veil": ("absent", "present"),
+    "vascular_structures": ("absent", "arborizing", "linear irregular", "dotted", "wreath"),
+    "level_of_diagnostic_difficulty": ("low", "medium", "high"),
+    "elevation": ("flat", "palpable"),
+    "location": ("back", "lower limbs"),
+    "sex": ("female", "male"),
+    "management": ("excision", "no further examination"),
+}
+"""What the columns of its table say, in turn."""
+
+
 def derm7pt(root: Path) -> Counts:
-    """Ten cases of each of two diagnoses, a folder of images, and the lists of three splits."""
+    """Twenty cases with two photographs each, in a folder of images, and the lists of three splits."""
     base = root / "release_v0"
-    rows = []
+    rows: list[dict[str, str]] = []
     for number in range(20):
         names = {each: f"NEL/{each[0]}{number:03d}.jpg" for each in ("clinic", "derm")}
         for name in names.values():
             picture(base / "images" / name)
-        rows.append(
-            {
-                "case_num": str(number + 1),
-                "diagnosis": ("clark nevus", "melanoma (in situ)")[number % 2],
-                "seven_point_score": "3",
-                "pigment_network": ("absent", "typical", "atypical")[number % 3],
-                "streaks": "irregular",
-                "pigmentation": "diffuse regular",
-                "regression_structures": "blue areas",
-                "dots_and_globules": "regular",
-                "blue_whitish_veil": ("absent", "present")[number % 2],
-                "vascular_structures": "linear irregular",
-                "level_of_diagnostic_difficulty": "low",
-                "elevation": ("flat", "palpable")[number % 2],
-                "location": ("back", "lower limbs")[number % 2],
-                "sex": ("female", "male")[number % 2],
-                "management": "excision",
-                **names,
-            }
-        )
+        said = {column: texts[number % len(texts)] for column, texts in DERM7PT.items()}
+        rows.append({"case_num": str(number + 1), **said, **names})
     table(base / "meta" / "meta.csv", rows)
     for name, picked in (("train", range(10)), ("valid", range(10, 14)), ("test", range(14, 20))):
         table(base / "meta" / f"{name}_indexes.csv", [{"indexes": str(row)} for row in picked])
-    return Counter({"NEV": 10, "MEL": 10})
+    return Counter({"BCC": 4, "NEV": 7, "MEL": 3, "MISC": 3, "SK": 3})
 
 
 BUILDERS: Mapping[str, Callable[[Path], Counts]] = {

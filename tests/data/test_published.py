@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import publishers
 import pytest
+from PIL import Image, ImageOps
 
+from robustbench_med import cli
 from robustbench_med.api.data import SPLITS, ImportReport, Split
 from robustbench_med.data.catalog import (
     add_dataset,
@@ -25,6 +28,7 @@ from robustbench_med.data.catalog import (
 )
 from robustbench_med.data.layout import pattern
 from robustbench_med.data.published import description, published_names
+from robustbench_med.studies.listing import rows
 from robustbench_med.util.errors import UserError
 
 NAMES = tuple(publishers.BUILDERS)
@@ -296,9 +300,19 @@ def test_two_images_and_eight_heads_of_derm7pt(imported: Importer) -> None:
     test = done.splits["test"]
     assert set(test.ids) == {str(number) for number in range(15, 21)}
     assert len(test.info.heads) == 8
-    regression, vessels = test.info.head("regression"), test.info.head("vascular_structures")
-    assert {regression.answers[label] for label in test.labels["regression"]} == {"present"}
-    assert {vessels.answers[label] for label in test.labels["vascular_structures"]} == {"irregular"}
+    for head, raw, grouped in (
+        ("diagnosis", publishers.DERM7PT["diagnosis"], ("BCC", "NEV", "MEL", "MISC", "SK", "NEV")),
+        ("regression", publishers.DERM7PT["regression_structures"], ("absent", *["present"] * 3)),
+        (
+            "vascular_structures",
+            publishers.DERM7PT["vascular_structures"],
+            ("absent", "regular", "irregular", "irregular", "regular"),
+        ),
+    ):
+        answers = test.info.head(head).answers
+        numbers = [int(each) - 1 for each in test.ids]
+        assert len(raw) == len(grouped)
+        assert [answers[label] for label in test.labels[head]] == [grouped[n % len(raw)] for n in numbers]
     assert test.info.modality("record").features == (
         *("location=back", "location=lower limbs", "elevation=flat", "elevation=palpable"),
         *("sex=female", "sex=male"),
@@ -311,7 +325,7 @@ def spoilt(path: Path, before: str, after: str) -> None:
 
 
 SPOILT = [
-    ("meta.csv", "melanoma (in situ)", "wart", r"meta.csv, line 3: 'wart' in diagnosis is none of the"),
+    ("meta.csv", "melanoma (in situ)", "wart", r"meta.csv, line 4: 'wart' in diagnosis is none of the"),
     ("meta.csv", "clinic,", "photo,", r"meta.csv: unknown column 'clinic'"),
     ("meta.csv", "case_num", "number", r"there is no column 'case_num'"),
     (
@@ -392,3 +406,59 @@ def test_places() -> None:
     assert place.fullmatch("COVID/non-COVID (7)") is None
     assert place.fullmatch("COVID/x/COVID (7)") is None
     assert place.fullmatch("xCOVID/COVID (7)") is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_pixels_are_those_of_the_file(name: str, imported: Importer) -> None:
+    """Of every image of the test split, found by the name that the manifest gives it."""
+    done = imported(name)
+    test = done.splits["test"]
+    with (done.report.folder / "manifest.csv").open() as stream:
+        kept = [row for row in csv.DictReader(stream) if row["split"] == "test"]
+    assert [row["id"] for row in kept] == list(test.ids)
+    there = sorted(path for path in done.download.rglob("*") if path.is_file())
+    for number, row in enumerate(kept):
+        for modality in (m for m in test.info.modalities if m.kind == "image"):
+            path = next(p for p in there if f"/{p.as_posix()}".endswith(f"/{row[f'file_{modality.name}']}"))
+            with Image.open(path) as image:
+                square = ImageOps.fit(
+                    image.convert("RGB" if modality.shape[0] == 3 else "L"),
+                    (28, 28),
+                    Image.Resampling.BICUBIC,
+                )
+            expected = np.asarray(square).reshape(28, 28, -1).transpose(2, 0, 1)
+            at = test.rows[modality.name][number]
+            assert np.array_equal(test.arrays[modality.name][at], expected)
+
+
+@pytest.mark.parametrize("name", ["ham10000", "pad-ufes-20", "derm7pt"])
+def test_train_and_run_know_it_by_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One photograph; one with a table; two with a table and eight heads."""
+    monkeypatch.chdir(tmp_path)
+    publishers.BUILDERS[name](tmp_path / "download")
+    assert cli.main(["data", "import", name, "--from", "download", "--option", "size=28"]) == 0
+    recipe = "model: concat\ndataset: phantom\nmodel_options: {width: 0.0625}\nepochs: 1\nbatch_size: 8\n"
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    assert cli.main(["train", "recipe.yaml", "--data", name, "--out", "w"]) == 0
+    weights = next((tmp_path / "w").glob("*.safetensors"))
+    attack = ["--attack", "pgd", "--steps", "2", "--samples", "4", "--no-picture"]
+    assert cli.main(["run", "--model", "concat", "--data", name, "--weights", str(weights), *attack]) == 0
+    record = json.loads(next((tmp_path / "runs").glob("*/record.json")).read_text())
+    assert record["dataset"]["name"] == name
+    assert set(description(name).caveats) <= set(record["dataset"]["caveats"])
+    assert record["dataset"]["licence"] == description(name).licence
+
+
+def test_the_list_says_how_to_get_it(imported: Importer, capsys: pytest.CaptureFixture[str]) -> None:
+    imported("busi")
+    by_name = {row[0]: row for row in rows("datasets")[1]}
+    assert by_name["busi"] == ("busi", description("busi").title, "imported")
+    for name in ("ham10000", "milk10k", "mri-ct", "milk10k-record"):
+        told, state = by_name[name][1:]
+        assert state == "not imported"
+        assert f"then robmed data import {name} --from DIR" in told
+    assert description("ham10000").page in by_name["ham10000"][1]
+    assert by_name["phantom"][2] == "robustbench-med"
+    assert cli.main(["list", "datasets"]) == 0
+    shown = "".join(capsys.readouterr().out.split())
+    assert all("".join(description(name).page.split()) in shown for name in ("derm7pt", "nct-crc"))
