@@ -300,7 +300,7 @@ def _distinct(
             {name: "\0".join(each.labels.values()) for name, each in kept.items()},
         )
         across = sum(kept[name].split != "test" for name in distinct.copies)
-        kept = {name: kept[name] for name in kept if name in set(distinct.kept)}
+        kept = {name: kept[name] for name in distinct.kept}
         dropped += splits.drop_notes(distinct)
         if distinct.copies:
             lines.append(

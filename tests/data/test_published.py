@@ -462,3 +462,10 @@ def test_the_list_says_how_to_get_it(imported: Importer, capsys: pytest.CaptureF
     assert cli.main(["list", "datasets"]) == 0
     shown = "".join(capsys.readouterr().out.split())
     assert all("".join(description(name).page.split()) in shown for name in ("derm7pt", "nct-crc"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_documentation_names_it(name: str) -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    assert f"\n| `{name}` | " in (docs / "data.md").read_text(encoding="utf-8")
+    assert f"`{name}`" in (docs / "catalogue.md").read_text(encoding="utf-8")
