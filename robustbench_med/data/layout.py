@@ -263,11 +263,24 @@ def _refuse_shared(path: Path, files: Mapping[int, tuple[str, Path]]) -> None:
 
 
 def _parsed(sheet: Sheet, column: str, place: str) -> dict[str, tuple[str, ...]]:
-    """The columns that a template finds in the texts of a column; empty where it does not fit."""
+    """The columns that a template finds in the texts of a column.
+
+    Raises:
+        UserError: a text is of another form.
+    """
     fits = pattern(place, {})
-    found = [fits.fullmatch(_stem(text)) for text in sheet.column(column)]
     names = [name for name in FIELD.findall(place) if name]
-    return {name: tuple(match[name] if match else "" for match in found) for name in names}
+    found: dict[str, list[str]] = {name: [] for name in names}
+    for number, text in enumerate(sheet.column(column)):
+        match = fits.fullmatch(_stem(text))
+        if match is None:
+            raise UserError(
+                f"{sheet.path.name}, line {number + 2}: {text[:80]!r} in {column} is not of the form "
+                f"{place}; this is not the publisher's table"
+            )
+        for name in names:
+            found[name].append(match[name])
+    return {name: tuple(texts) for name, texts in found.items()}
 
 
 def _table(tree: Tree, names: Sequence[str]) -> Path | None:

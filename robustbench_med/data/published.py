@@ -198,7 +198,7 @@ class PublishedSource(store.ImportedSource):
         said = self.said
         found = find(source, said.parts, said.words, said.page)
         known = _known(said, found.rows)
-        partial = importing.compare_counts("images", _counts(said, known), said.counts)
+        partial = importing.compare_counts("samples", _counts(said, known), said.counts)
         images = _images(said, found, options["size"])
         kept, copies, dropped = _distinct(known, images)
         whole = _in_splits(self.name, said, kept)
@@ -300,17 +300,19 @@ def _distinct(
             {name: "\0".join(each.labels.values()) for name, each in kept.items()},
         )
         across = sum(kept[name].split != "test" for name in distinct.copies)
+        held_out = any(each.split == "test" for each in known)
         kept = {name: kept[name] for name in distinct.kept}
         dropped += splits.drop_notes(distinct)
         if distinct.copies:
+            where = f"; {across} of them outside the publisher's test split" if held_out else ""
             lines.append(
-                f"{len(distinct.copies)} samples dropped whose {modality} image another one has too, exactly "
-                f"({few(distinct.copies)}); {across} of them outside the publisher's test split"
+                f"dropped because another one has the same {modality} image, exactly: "
+                f"{len(distinct.copies)} ({few(distinct.copies)}){where}"
             )
         if distinct.conflicting:
             lines.append(
-                f"{len(distinct.conflicting)} samples dropped that share a {modality} image under different "
-                f"labels: {few(distinct.conflicting)}"
+                f"dropped because others have the same {modality} image under another label: "
+                f"{len(distinct.conflicting)} ({few(distinct.conflicting)})"
             )
     return list(kept.values()), tuple(lines), tuple(dropped)
 

@@ -205,9 +205,35 @@ def test_clusters_of_sipakmed(imported: Importer) -> None:
 
 def test_copies_are_dropped(imported: Importer) -> None:
     done = imported("sars-cov-2-ct")
-    assert "1 samples dropped whose ct image another one has too, exactly (COVID/Covid (3).png)" in done.said
-    assert any("another one has too" in caveat for caveat in done.splits["test"].info.caveats)
+    line = "dropped because another one has the same ct image, exactly: 1 (COVID/Covid (3).png)"
+    assert line in done.report.left_out
+    assert line in done.splits["test"].info.caveats
     assert (done.report.folder / "notes.csv").read_text().count("pixel for pixel") == 1
+
+
+def test_of_copies_the_test_split_keeps_its_own(tmp_path: Path) -> None:
+    publishers.nct_crc(tmp_path)
+    for kind, number in (("ADI", 0), ("MUS", 1)):
+        test = tmp_path / "CRC-VAL-HE-7K" / kind / f"{kind}-TCGA-AA{number:04d}.tif"
+        shutil.copy(test, tmp_path / "NCT-CRC-HE-100K" / kind / f"{kind}-AAAF0003.tif")
+    shutil.copy(
+        tmp_path / "NCT-CRC-HE-100K" / "STR" / "STR-AAAF0000.tif",
+        tmp_path / "NCT-CRC-HE-100K" / "TUM" / "TUM-AAAF0000.tif",
+    )
+    said = "\n".join(import_dataset("nct-crc", tmp_path, size=28).left_out)
+    assert "same patch image, exactly: 2 (" in said
+    assert "; 2 of them outside the publisher's test split" in said
+    assert "same patch image under another label: 2 (NCT-CRC-HE-100K/STR/STR-AAAF0000.tif" in said
+    assert len(load_dataset("nct-crc", "test")) == 18
+    assert len(load_dataset("nct-crc", "train")) + len(load_dataset("nct-crc", "val")) == 90 - 4
+
+
+def test_too_many_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publishers.busi(tmp_path)
+    monkeypatch.setattr("robustbench_med.data.published.MOST_BYTES", 30 * 28 * 28)
+    with pytest.raises(UserError, match=r"30 samples at size 48 need .* choose a smaller --option size="):
+        import_dataset("busi", tmp_path)
+    assert import_dataset("busi", tmp_path, size=28).counts["test"] == 6
 
 
 def test_xrays_of_kaggle(imported: Importer) -> None:
@@ -373,6 +399,14 @@ def test_an_age_that_is_none(tmp_path: Path) -> None:
     spoilt(tmp_path / "HAM10000_metadata.csv", "80.0", "old")
     with pytest.raises(UserError, match=r"HAM10000_metadata.csv, line \d+: the age 'old' is no number"):
         import_dataset("ham10000", tmp_path)
+
+
+def test_subjects_that_cannot_be_read_are_not_guessed(tmp_path: Path) -> None:
+    publishers.c_nmc(tmp_path)
+    table = next(tmp_path.rglob("*_labels.csv"))
+    spoilt(table, "UID_H51_4_1_hem.bmp", "51")
+    with pytest.raises(UserError, match=r"line 5: '51' in Patient_ID is not of the form UID_\{subject\}_\*"):
+        import_dataset("c-nmc", tmp_path)
 
 
 def test_a_damaged_copy_says_so(imported: Importer) -> None:
