@@ -6,6 +6,7 @@ a stranger one is a ``DataSource``.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -348,9 +349,28 @@ def _in_short(tables: Mapping[str, Table], guessed: Sequence[str]) -> list[str]:
 
 
 def _table(name: str, wanted: Input, known: Sequence[Known], guessed: list[str]) -> Table:
-    cells = {column: tuple(each.row.cells[column] for each in known) for column in known[0].row.cells}
+    """The columns of a table, of every sample.
+
+    Raises:
+        UserError: one is missing, or holds something else than finite numbers where it should.
+    """
+    columns = dict.fromkeys((*wanted.columns, *wanted.categories))
+    cells = {column: [_cell(each.row, column) for each in known] for column in columns}
+    for column in (each for each in wanted.columns if each not in wanted.categories):
+        for each, text in zip(known, cells[column], strict=True):
+            if stated(text) and not _is_finite(text):
+                raise UserError(
+                    f"{each.row.where}: {text[:40]!r} in {column} is no number; download the table again"
+                )
     train = np.array([each.split == "train" for each in known])
     return features_of(name, cells, wanted, train, guessed)
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _sample(said: Published, known: Known) -> Sample:

@@ -394,6 +394,24 @@ def test_a_list_of_splits_is_missing(tmp_path: Path) -> None:
         import_dataset("derm7pt", tmp_path)
 
 
+@pytest.mark.parametrize("word", ["wide", "inf", "1e999"])
+def test_a_number_that_is_none(tmp_path: Path, word: str) -> None:
+    publishers.pad_ufes_20(tmp_path)
+    spoilt(tmp_path / "metadata.csv", ",6.0,", f",{word},")
+    with pytest.raises(UserError, match=rf"metadata.csv, line 3: '{word}' in diameter_1 is no number"):
+        import_dataset("pad-ufes-20", tmp_path)
+
+
+@pytest.mark.parametrize("column", ["age", "patient_id", "itch", "gender", "diagnostic", "img_id"])
+def test_a_column_that_is_missing(tmp_path: Path, column: str) -> None:
+    publishers.pad_ufes_20(tmp_path)
+    path = tmp_path / "metadata.csv"
+    header, newline, rest = path.read_text().partition("\n")
+    path.write_text(header.replace(column, f"{column}s") + newline + rest)
+    with pytest.raises(UserError, match=rf"metadata.csv.* column '{column}'"):
+        import_dataset("pad-ufes-20", tmp_path)
+
+
 def test_an_age_that_is_none(tmp_path: Path) -> None:
     publishers.ham10000(tmp_path)
     spoilt(tmp_path / "HAM10000_metadata.csv", "80.0", "old")
