@@ -22,7 +22,7 @@ ANSWERS = (
 CLASSES = ("ACK", "BCC", "MEL", "NEV", "SCC", "SEK")
 
 
-def download(folder: Path, per_class: int = 5) -> None:
+def download(folder: Path, per_class: int = 6) -> None:
     """A folder in PAD-UFES-20's layout."""
     rows: list[dict[str, str]] = []
     for number in range(per_class * len(CLASSES)):
