@@ -9,11 +9,12 @@ import pytest
 import torch
 from test_data_import import PUBLISHED, REFERENCE, FakeMilk, build_milk, needs_reference
 
+from robustbench_med import cli
 from robustbench_med.api.data import SPLITS, Split
 from robustbench_med.api.space import Box
 from robustbench_med.data import splits
 from robustbench_med.data.catalog import import_dataset, load_dataset
-from robustbench_med.data.milk10k import Milk10k
+from robustbench_med.data.milk10k import LARGE_CLASSES, Milk10k
 from robustbench_med.data.milk10k_record import Milk10kRecord
 from robustbench_med.util.errors import UserError
 
@@ -97,6 +98,23 @@ def test_the_split_is_that_of_milk10k(milk: FakeMilk) -> None:
         assert np.array_equal(one.values("clinical", slice(None)), other.values("clinical", slice(None)))
         assert one.fingerprint != other.fingerprint
     assert "published manifest of milk10k" in with_record.left_out[-1]
+
+
+@pytest.mark.parametrize("model", ["daft", "healnet"])
+def test_nets_that_take_a_record_are_trained_and_attacked(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fake = build_milk(tmp_path / "milk", per_class=6, classes=LARGE_CLASSES)
+    for number, row in enumerate(fake.metadata):  # both photographs of a lesion follow each other
+        row["age_approx"], row["sex"] = f"{30 + number // 2}.0", ("female", "male")[number // 2 % 2]
+    fake.save()
+    assert cli.main(["data", "import", "milk10k-record", "--from", "milk", "--option", "size=28"]) == 0
+    recipe = f"model: {model}\ndataset: milk10k-record\nmodel_options: {{width: 0.0625}}\nepochs: 1\n"
+    (tmp_path / "recipe.yaml").write_text(recipe + "batch_size: 8\n")
+    assert cli.main(["train", "recipe.yaml"]) == 0
+    attack = ["--attack", "pgd", "--steps", "2", "--samples", "0", "--no-picture"]
+    assert cli.main(["run", "--model", model, "--data", "milk10k-record", *attack]) == 0
 
 
 def test_an_age_that_is_none(milk: FakeMilk) -> None:

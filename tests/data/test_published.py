@@ -491,10 +491,9 @@ def test_train_and_run_know_it_by_name(name: str, tmp_path: Path, monkeypatch: p
     assert cli.main(["data", "import", name, "--from", "download", "--option", "size=28"]) == 0
     recipe = "model: concat\ndataset: phantom\nmodel_options: {width: 0.0625}\nepochs: 1\nbatch_size: 8\n"
     (tmp_path / "recipe.yaml").write_text(recipe)
-    assert cli.main(["train", "recipe.yaml", "--data", name, "--out", "w"]) == 0
-    weights = next((tmp_path / "w").glob("*.safetensors"))
+    assert cli.main(["train", "recipe.yaml", "--data", name]) == 0
     attack = ["--attack", "pgd", "--steps", "2", "--samples", "4", "--no-picture"]
-    assert cli.main(["run", "--model", "concat", "--data", name, "--weights", str(weights), *attack]) == 0
+    assert cli.main(["run", "--model", "concat", "--data", name, *attack]) == 0
     record = json.loads(next((tmp_path / "runs").glob("*/record.json")).read_text())
     assert record["dataset"]["name"] == name
     assert set(description(name).caveats) <= set(record["dataset"]["caveats"])
