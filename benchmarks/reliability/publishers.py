@@ -105,7 +105,11 @@ def _copies() -> Iterator[Case]:
     check = ("data", "check", NAME)
     table, record = f"{folder}/table-record.npy", f"{folder}/dataset.json"
     for file, spoils in {
-        table: (*mutations.file_spoils(table, False), *kinds.npy_spoils(table)),
+        table: (
+            *mutations.file_spoils(table, False),
+            # Those that are no fault of floats, or are for images, do not count.
+            *(each for each in kinds.npy_spoils(table) if not each[0].endswith(("turned", "floats"))),
+        ),
         record: mutations.file_spoils(record, True),
     }.items():
         for name, expect, spoil in spoils:
