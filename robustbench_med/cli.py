@@ -332,7 +332,7 @@ def _add_own(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 def _list(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from robustbench_med.reporting.text import headed, plain
     from robustbench_med.studies.listing import rows
@@ -340,14 +340,18 @@ def _list(options: argparse.Namespace, argv: Sequence[str]) -> None:
     console = _console()
     if options.what is not None:
         columns, found = rows(options.what)
-        table = Table(*columns, box=None, pad_edge=False)
+        table = Table(Column(columns[0], no_wrap=True), box=None, pad_edge=False)
+        for title in columns[1:]:
+            table.add_column(title, overflow="fold")
         for row in found:
             table.add_row(*map(plain, row))
         console.print(table)
         return
     for what in LISTS:
         headed(console, what)
-        table = Table(box=None, pad_edge=False, show_header=False)
+        table = Table(
+            Column(no_wrap=True), Column(overflow="fold"), box=None, pad_edge=False, show_header=False
+        )
         for name, told, *_ in rows(what)[1]:
             table.add_row(plain(name), plain(told))
         console.print(table)

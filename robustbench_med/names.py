@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from robustbench_med.data.catalog import SOURCES, require_at_hand
+from robustbench_med.data.catalog import registered, require_at_hand
 from robustbench_med.data.given import is_given
 from robustbench_med.evaluation.attacks import ATTACKS, require_attack
 from robustbench_med.models.cards import require_weights
@@ -25,7 +25,7 @@ from robustbench_med.util.errors import UserError
 # By what a word may name: where all such names are, and what to say for one. The first that fits counts.
 HOMES: Mapping[str, tuple[Callable[[], Collection[str]], str]] = {
     "model": (model_names, "--model {}"),
-    "data set": (lambda: SOURCES.names(), "--dataset {}"),
+    "data set": (registered, "--dataset {}"),
     "attack": (lambda: ATTACKS.names(), "--attack {}"),
     "defense": (lambda: DEFENSES.names(), "--defense {}"),
     "protocol": (lambda: shipped("protocols"), "robmed run {} --model NAME"),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
-from benchmarks.reliability import configs, flags, inputs, kills, surroundings
+from benchmarks.reliability import configs, flags, inputs, kills, publishers, surroundings
 from benchmarks.reliability.case import Case, Result, sample, snapshot
 from benchmarks.reliability.process import execute
 from benchmarks.reliability.sound import lay_out
@@ -18,7 +18,14 @@ from benchmarks.reliability.verdict import judge
 def all_cases() -> list[Case]:
     """Every case of bad input, in an order that says nothing."""
     return sample(
-        [*configs.all_cases(), *inputs.all_cases(), *flags.all_cases(), *surroundings.all_cases()], None
+        [
+            *configs.all_cases(),
+            *inputs.all_cases(),
+            *publishers.all_cases(),
+            *flags.all_cases(),
+            *surroundings.all_cases(),
+        ],
+        None,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import signal
@@ -10,9 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
+from benchmarks.reliability import publishers
+from benchmarks.reliability.files import save_image, save_table
 from benchmarks.reliability.process import begin, execute, finish
 from robustbench_med.data.milk10k import LARGE_CLASSES, PUBLISHED_COUNTS
 
@@ -124,6 +122,8 @@ def make(root: Path) -> None:
     _checkpoint(root)
     milk10k(root / "milk")
     mri_ct(root / "slices")
+    publishers.download(root / "pad")
+    _do(root, "data", "import", publishers.NAME, "--from", "pad", "--option", "size=28")
     for name, source in (("milk10k", "milk"), ("mri-ct", "slices")):
         _do(root, "data", "import", name, "--from", source, "--option", "size=28")
         (root / f"{name}.yaml").write_text(plain.replace("dataset: pair", f"dataset: {name}"), "utf-8")
@@ -196,21 +196,6 @@ def mri_ct(folder: Path) -> None:
         for number in range(10):
             seed += 1
             save_image(inner / f"{label} cases" / f"{label} case ({number + 1}).png", seed)
-
-
-def save_image(path: Path, seed: int, colour: bool = False) -> None:
-    """Noise, which no two seeds share."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shape = (28, 28, 3) if colour else (28, 28)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8)).save(path)
-
-
-def save_table(path: Path, rows: list[dict[str, str]]) -> None:
-    """A CSV as publishers write it."""
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def lay_out(root: Path, needs: tuple[str, ...], folder: Path) -> None:

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from robustbench_med.api.data import SPLITS, DatasetInfo, DataSource, ImportReport, Modality, Split
+from robustbench_med.api.data import SPLITS, DatasetInfo, DataSource, ImportReport, Split
 from robustbench_med.api.heads import Binary, Head, MultiLabel, SingleLabel
+from robustbench_med.data.kept_tables import modality_record, recorded_modality
 from robustbench_med.data.store import dataset_folder, home
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import read_json, replacing_folder, write_json, write_text
@@ -24,7 +25,6 @@ FILE: Final = "added.json"
 FORMAT_VERSION: Final = 1
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._+-]{0,63}", re.ASCII | re.IGNORECASE)
 HEADS: Final[Mapping[str, type[Head]]] = {each.kind: each for each in (SingleLabel, Binary, MultiLabel)}
-ARRAYS: Final = ("low", "high", "scale", "mutable")
 
 
 def splits_of(source: DataSource) -> tuple[str, ...]:
@@ -155,12 +155,6 @@ def _split_record(split: Split) -> dict[str, Any]:
 
 def _info_record(name: str, info: DatasetInfo) -> dict[str, Any]:
     plain = ("title", "pairing", "licence", "citation", "synthetic", "caveats", "mirror")
-    modalities = []
-    for modality in info.modalities:
-        kept = {each.name: getattr(modality, each.name) for each in fields(modality)}
-        for each in ARRAYS:
-            kept[each] = None if kept[each] is None else np.asarray(kept[each]).tolist()
-        modalities.append(kept)
     heads = [
         {"kind": head.kind, **{each.name: getattr(head, each.name) for each in fields(head)}}
         for head in info.heads
@@ -168,28 +162,18 @@ def _info_record(name: str, info: DatasetInfo) -> dict[str, Any]:
     return {
         "name": name,
         **{each: getattr(info, each) for each in plain},
-        "modalities": modalities,
+        "modalities": [modality_record(each) for each in info.modalities],
         "heads": heads,
     }
 
 
 def _info(said: Mapping[str, Any]) -> DatasetInfo:
-    modalities = tuple(Modality(**_tuples({**each, **_arrays(each)})) for each in said["modalities"])
+    modalities = tuple(map(recorded_modality, said["modalities"]))
     heads = tuple(
         HEADS[each["kind"]](**_tuples({k: v for k, v in each.items() if k != "kind"}))
         for each in said["heads"]
     )
     return DatasetInfo(**_tuples({**said, "modalities": modalities, "heads": heads}))
-
-
-def _arrays(each: Mapping[str, Any]) -> dict[str, Any]:
-    types = {"mutable": bool}
-    return {
-        name: np.array(each[name], types.get(name, np.float32))
-        if isinstance(each[name], list)
-        else each[name]
-        for name in ARRAYS
-    }
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,17 @@ from robustbench_med.api.registry import Registry
 from robustbench_med.data.added import Added, add, added_names, is_added
 from robustbench_med.data.given import given_source, is_given, last_part, require_path
 from robustbench_med.data.joined import JOINED_BY, Joined
+from robustbench_med.data.published import PublishedSource, published_names
+from robustbench_med.data.store import dataset_folder
 from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.files import given_path
 
 SOURCES: Registry[type[DataSource]] = Registry("data set", "robustbench_med.datasets")
+
+
+def registered() -> list[str]:
+    """Every data set that has a name without being added: installed ones, and public ones by description."""
+    return sorted({*SOURCES.entries(), *published_names()})
 
 
 def load_dataset(name: str, split: str = "test") -> Split:
@@ -38,8 +45,8 @@ def source(name: str) -> DataSource:
     Raises:
         UserError: there is none of this name, or nothing that can be read at this path.
     """
-    if name in SOURCES.entries():
-        return SOURCES.get(name)()
+    if name in registered():
+        return _registered(name)
     first, plus, second = name.partition(JOINED_BY)
     if plus and not given_path(name).exists():
         return Joined(source(first), source(second))
@@ -47,6 +54,13 @@ def source(name: str) -> DataSource:
         return Added(name)
     require_dataset(name)
     return given_source(name)
+
+
+def _registered(name: str) -> DataSource:
+    """The source of a name of ``registered``."""
+    if name not in SOURCES.entries() and name in published_names():
+        return PublishedSource(name)
+    return SOURCES.get(name)()
 
 
 def require_dataset(name: str) -> None:
@@ -57,14 +71,15 @@ def require_dataset(name: str) -> None:
     """
     for part in _unknown_parts(name):
         if not is_given(part):
-            raise unknown(SOURCES.kind, part, [*SOURCES.entries(), *added_names()])
+            raise unknown(SOURCES.kind, part, [*registered(), *added_names()])
 
 
 def source_modules(name: str) -> tuple[str, ...]:
     """The modules of the registered sources behind a data set; paths are read by what this one imports."""
-    entries = SOURCES.entries()
-    parts = [name] if name in entries else name.split(JOINED_BY)
-    return tuple(entries[part].module for part in parts if part in entries)
+    modules = dict.fromkeys(published_names(), PublishedSource.__module__)
+    modules |= {each: entry.module for each, entry in SOURCES.entries().items()}
+    parts = [name] if name in modules else name.split(JOINED_BY)
+    return tuple(modules[part] for part in parts if part in modules)
 
 
 def require_at_hand(name: str) -> None:
@@ -80,14 +95,14 @@ def require_at_hand(name: str) -> None:
 
 def _unknown_parts(name: str) -> list[str]:
     """What of a data set's name, or of both of two that are joined, is no known name: paths, perhaps."""
-    known = {*SOURCES.entries(), *added_names()}
+    known = {*registered(), *added_names()}
     parts = [name] if name in known or given_path(name).exists() else name.split(JOINED_BY)
     return [part for part in parts if part not in known]
 
 
 def short_name(name: str) -> str:
     """What a data set is called in names of files: itself, or of a path its last part."""
-    if name in SOURCES.entries() or is_added(name):
+    if name in registered() or is_added(name):
         return name
     parts = [last_part(part) if is_given(part) else part for part in name.split(JOINED_BY)]
     return "+".join(parts)
@@ -95,7 +110,15 @@ def short_name(name: str) -> str:
 
 def is_own(name: str) -> bool:
     """Whether a data set is somebody's own, by a path or added: what is said of it was guessed."""
-    return name not in SOURCES.entries()
+    return name not in registered()
+
+
+def is_imported(name: str) -> bool:
+    """Whether there is a local copy, sound or not."""
+    try:
+        return (dataset_folder(name) / "dataset.json").is_file()
+    except UserError:  # who has no home has imported nothing
+        return False
 
 
 def add_dataset(name: str, given: str) -> ImportReport:
@@ -107,7 +130,7 @@ def add_dataset(name: str, given: str) -> ImportReport:
     Raises:
         UserError: the name is taken or cannot be used, or the data cannot be read.
     """
-    return add(name, source(given), taken=name in SOURCES.entries())
+    return add(name, source(given), taken=name in registered())
 
 
 def import_dataset(name: str, source: Path, /, **options: Any) -> ImportReport:
@@ -116,7 +139,9 @@ def import_dataset(name: str, source: Path, /, **options: Any) -> ImportReport:
     Raises:
         UserError: unknown name or option, an unreadable folder, or a layout that is not the publisher's.
     """
-    importer = SOURCES.get(name)()
+    if name not in registered():
+        raise unknown(SOURCES.kind, name, registered())
+    importer = _registered(name)
     folder = given_path(source)
     try:
         inspect.signature(type(importer).import_from).bind(importer, folder, **options)

@@ -16,6 +16,7 @@ from robustbench_med.util.errors import UserError, unknown
 
 MOST_CATEGORIES = 50
 MISSING = "missing"
+FILLED = "filled in, with a feature that says so"
 
 
 def features_of(
@@ -63,8 +64,7 @@ def features_of(
                 [*fixed, True],
             )
             said.append(
-                f"{name}: {column} is missing in {int(absent.sum())} of {len(texts)} samples; filled in, "
-                "with a feature that says so"
+                f"{name}: {column} is missing in {int(absent.sum())} of {len(texts)} samples; {FILLED}"
             )
     whole = np.stack(columns, 1).astype(np.float32)
     reference = whole[known] if train.any() else None

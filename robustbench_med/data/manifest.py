@@ -58,7 +58,10 @@ def compare_with_published(name: str, text: str) -> tuple[bool, str]:
     """Whether a split is the published one of this data set, and that in words."""
     published = published_manifest(name)
     if published is None:
-        return False, f"no manifest is published for {name}: numbers are not comparable with other people's"
+        return False, (
+            f"no manifest is published for {name}: numbers are comparable with those on a split of the same "
+            f"sha256 only ({manifest_hash(text)[:16]})"
+        )
     if published == text:
         return True, f"split equals the published manifest (sha256 {manifest_hash(text)[:16]})"
     return False, (

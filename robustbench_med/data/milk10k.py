@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from robustbench_med.api.data import DatasetInfo, Modality
 from robustbench_med.api.heads import SingleLabel
-from robustbench_med.data import reading, splits, store
+from robustbench_med.data import importing, reading, splits, store
 from robustbench_med.data.manifest import Sample
 from robustbench_med.data.notes import Note, few, summary
-from robustbench_med.data.tables import read_table, stated
+from robustbench_med.data.tables import age_band, read_table, stated
 from robustbench_med.util.errors import UserError
 
 LARGE_CLASSES = ("AKIEC", "BCC", "BKL", "MEL", "NV", "SCCKA")
@@ -34,11 +33,11 @@ PUBLISHED_COUNTS: Mapping[str, int] = {
 CLASS_CHOICES: Mapping[str, tuple[str, ...]] = {"large": LARGE_CLASSES, "all": tuple(PUBLISHED_COUNTS)}
 # The publisher's image_type, because nothing in a file's name or order says which image is which.
 IMAGE_TYPES: Mapping[str, str] = {"clinical: close-up": "clinical", "dermoscopic": "dermoscopic"}
+METADATA = "MILK10k_Training_Metadata.csv"
 METADATA_COLUMNS = (
     *("lesion_id", "image_type", "isic_id"),
     *("age_approx", "sex", "skin_tone_class", "site"),
 )
-AGE_BANDS = ((30, "0-29"), (45, "30-44"), (60, "45-59"), (75, "60-74"))
 
 
 @dataclass(frozen=True)
@@ -58,15 +57,16 @@ class Lesion:
 class Milk10k(store.ImportedSource):
     """Skin lesions, clinical and dermoscopic photograph of each; import options size, classes."""
 
-    name: ClassVar[str] = "milk10k"
+    name = "milk10k"
+    page = "https://doi.org/10.34970/648456"
 
     def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options ``size`` and ``classes`` with defaults filled in."""
-        store.refuse_unknown(options, ("size", "classes"))
+        importing.refuse_unknown(options, ("size", "classes"))
         classes = options.get("classes", "large")
         if classes not in tuple(CLASS_CHOICES):
             raise UserError(f"option classes={classes!r}: choose one of {', '.join(CLASS_CHOICES)}")
-        return {"size": store.int_option(options, "size", 48, 28, 224), "classes": classes}
+        return {"size": importing.int_option(options, "size", 48, 28, 224), "classes": classes}
 
     def describe(self, options: Mapping[str, Any]) -> DatasetInfo:
         """The data set at the chosen size with the chosen classes."""
@@ -104,14 +104,14 @@ class Milk10k(store.ImportedSource):
             UserError: a table or image is missing or broken, or a table is not the publisher's.
         """
         labels = read_labels(source / "MILK10k_Training_GroundTruth.csv")
-        lesions, unlabelled = read_lesions(source / "MILK10k_Training_Metadata.csv", labels)
+        lesions, unlabelled = read_lesions(source / METADATA, labels)
         classes = CLASS_CHOICES[options["classes"]]
         chosen = {lesion.id: lesion for lesion in lesions if lesion.label in classes}
         if not chosen:
             raise UserError(f"{source} has no lesion of the classes {', '.join(classes)}")
         images = _read_images(source / "MILK10k_Training_Input", list(chosen.values()), options["size"])
         kept, duplicates, dropped = _drop_shared_images(chosen, images)
-        partial = store.compare_counts("lesions", Counter(labels.values()), PUBLISHED_COUNTS)
+        partial = importing.compare_counts("lesions", Counter(labels.values()), PUBLISHED_COUNTS)
         return store.Content(
             samples=tuple(_samples(kept)),
             images=images,
@@ -169,14 +169,6 @@ def read_lesions(path: Path, labels: Mapping[str, str]) -> tuple[list[Lesion], t
     return lesions, note
 
 
-def age_band(age: str) -> str:
-    """The band of an age in years given as text ("" when unknown; ValueError when no number)."""
-    years = float(stated(age) or "nan")
-    if not math.isfinite(years):
-        return ""
-    return next((band for limit, band in AGE_BANDS if years < limit), "75+")
-
-
 def _lesion(lesion: str, label: str, images: Mapping[str, Mapping[str, str]], table: str) -> Lesion:
     for modality in IMAGE_TYPES.values():
         if modality not in images:
@@ -216,7 +208,7 @@ def _read_images(folder: Path, lesions: Sequence[Lesion], size: int) -> dict[str
         modality: {lesion.files[modality]: folder / lesion.id / lesion.files[modality] for lesion in lesions}
         for modality in IMAGE_TYPES.values()
     }
-    store.require_files([path for files in paths.values() for path in files.values()], "images")
+    importing.require_files([path for files in paths.values() for path in files.values()], "images")
     return {
         modality: reading.read_images(files, 3, size, f"{modality} images")
         for modality, files in paths.items()

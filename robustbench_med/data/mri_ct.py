@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from robustbench_med.api.data import SPLITS, DatasetInfo, Modality
 from robustbench_med.api.heads import SingleLabel
-from robustbench_med.data import reading, splits, store
+from robustbench_med.data import importing, reading, splits, store
 from robustbench_med.data.folders import Collection, find_images, is_junk
 from robustbench_med.data.manifest import Sample
 from robustbench_med.data.notes import Note, few, summary
@@ -69,13 +69,15 @@ class SplitCollection:
 class MriCt(store.ImportedSource):
     """Brain MRI and chest CT slices joined by index (MAIL protocol); import options size, mri, ct."""
 
-    name: ClassVar[str] = "mri-ct"
+    name = "mri-ct"
+    page = "Nickparvar's Brain Tumor MRI Dataset on Kaggle, IQ-OTH/NCCD on Mendeley Data"
+    access = "a Kaggle account"
 
     def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options with defaults filled in; folders are kept only when they were given."""
-        store.refuse_unknown(options, ("size", "mri", "ct"))
+        importing.refuse_unknown(options, ("size", "mri", "ct"))
         folders = {name: str(options[name]) for name in ("mri", "ct") if name in options}
-        return {"size": store.int_option(options, "size", 48, 28, 224), **folders}
+        return {"size": importing.int_option(options, "size", 48, 28, 224), **folders}
 
     def describe(self, options: Mapping[str, Any]) -> DatasetInfo:
         """The data set at the chosen size."""
@@ -130,8 +132,8 @@ class MriCt(store.ImportedSource):
             "CT": (*ct.notes, *images["ct"].notes, *ct_split.dropped),
         }
         partial = (
-            *store.compare_counts("MRI slices", Counter(mri.folders.values()), MRI_COUNTS),
-            *store.compare_counts("CT slices", Counter(ct.folders.values()), CT_COUNTS),
+            *importing.compare_counts("MRI slices", Counter(mri.folders.values()), MRI_COUNTS),
+            *importing.compare_counts("CT slices", Counter(ct.folders.values()), CT_COUNTS),
         )
         return store.Content(
             samples=samples,

@@ -3,6 +3,7 @@
 ``$ROBMED_HOME/datasets/<name>/`` (default ``~/.cache/robustbench-med``) holds
 
 - ``images-<modality>.npy``: uint8 (M, C, H, W), the images of one split next to each other;
+- ``table-<modality>.npy``: float32 (N, F), a row per row of the manifest, where the set has a table;
 - ``manifest.csv``: a row per sample (split, id, group, rows, publisher's files, labels, subgroups);
 - ``notes.csv``: what the import did to single files (part, file, what), where it did anything;
 - ``dataset.json``: options, class names, shapes, counts, caveats and the manifest's hash.
@@ -18,12 +19,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_med.api.data import SPLITS, DatasetInfo, DataSource, ImportReport, Modality, Split
+from robustbench_med.data.kept_tables import file_of, read_rows, recorded_modality, write_tables
+from robustbench_med.data.listing import Table
 from robustbench_med.data.manifest import (
     Sample,
     compare_with_published,
@@ -59,6 +62,7 @@ class Content:
         left_out: what did not come in and why, a line each.
         caveats: what a reader of a number on this very copy must know, besides ``info.caveats``.
         notes: per part of the data what was done to single files.
+        tables: per modality that is a table its rows, one for each of ``samples``.
     """
 
     samples: tuple[Sample, ...]
@@ -67,6 +71,7 @@ class Content:
     left_out: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
     notes: Mapping[str, Sequence[Note]] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class Record:
         shapes: per modality (M, C, H, W).
         counts: samples per split ("train") and class ("train/diagnosis/MEL").
         split_sha256: hash of the split in the form in which it is published.
+        tables: per modality that is a table what its columns are.
     """
 
     format_version: int
@@ -93,6 +99,7 @@ class Record:
     caveats: list[str]
     manifest_sha256: str
     split_sha256: str
+    tables: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, value: Any) -> Record:
@@ -110,6 +117,7 @@ class Record:
             caveats=[str(caveat) for caveat in value["caveats"]],
             manifest_sha256=str(value["manifest_sha256"]),
             split_sha256=str(value["split_sha256"]),
+            tables=dict(value.get("tables", {})),
         )
 
 
@@ -117,9 +125,16 @@ class ImportedSource(DataSource):
     """A data set that a person downloads and imports once.
 
     Subclasses say how to check options, describe the set and read the publisher's layout.
+
+    Attributes:
+        page, access: where the download is, and what it takes to get it.
+        split_of: the data set whose published split this is to be, where that is another one.
     """
 
-    name: ClassVar[str]
+    name: str
+    page: str = ""
+    access: str = "free"
+    split_of: str = ""
 
     @abstractmethod
     def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,7 +142,7 @@ class ImportedSource(DataSource):
 
     @abstractmethod
     def describe(self, options: Mapping[str, Any]) -> DatasetInfo:
-        """The data set as these (checked) options make it."""
+        """The data set as these (checked) options make it, without what only its tables can say."""
 
     @abstractmethod
     def collect(self, source: Path, options: Mapping[str, Any]) -> Content:
@@ -141,7 +156,7 @@ class ImportedSource(DataSource):
         """
         if split not in SPLITS:
             raise UserError(f"{self.name} has no split {split!r}; choose one of {', '.join(SPLITS)}")
-        record = read_record(self.name)
+        record = read_record(self.name, self.page)
         try:
             info = self.describe(self.check_options(record.options))
         except UserError as error:
@@ -156,7 +171,7 @@ class ImportedSource(DataSource):
         """
         checked = self.check_options(options)
         content = self.collect(source, checked)
-        return _write(self.describe(checked), content, checked)
+        return _write(self.describe(checked), content, checked, self.split_of or self.name)
 
 
 def home() -> Path:
@@ -177,54 +192,19 @@ def dataset_folder(name: str) -> Path:
     return home() / "datasets" / name
 
 
-def int_option(options: Mapping[str, Any], name: str, default: int, low: int, high: int) -> int:
-    """An integer option given as a number or as text (UserError outside ``low`` to ``high``)."""
-    value = options.get(name, default)
-    text = str(value)[:80]
-    if isinstance(value, bool) or not text.isdecimal() or not low <= int(text) <= high:
-        raise UserError(f"option {name}={text!r}: give a whole number from {low} to {high}")
-    return int(text)
-
-
-def refuse_unknown(options: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raise UserError for an option that the data set does not have."""
-    for name in options:
-        if name not in known:
-            raise UserError(f"no import option {name!r}; there are {', '.join(known)}")
-
-
-def require_files(paths: Sequence[Path], what: str) -> None:
-    """Raise UserError naming the first file that is missing and how many are."""
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise UserError(
-            f"{missing[0]} is missing ({len(missing)} of {len(paths)} {what} are); download them again"
-        )
-
-
-def compare_counts(what: str, found: Mapping[str, int], published: Mapping[str, int]) -> tuple[str, ...]:
-    """A line that says how a download differs from the publisher's counts; none if it does not."""
-    different = [
-        f"{name} {found.get(name, 0)} of {count}"
-        for name, count in published.items()
-        if found.get(name, 0) != count
-    ]
-    if not different:
-        return ()
-    total, expected = sum(found.values()), sum(published.values())
-    differences = ", ".join(different)
-    return (f"partial or changed download: {total} of the publisher's {expected} {what} ({differences})",)
-
-
-def read_record(name: str) -> Record:
+def read_record(name: str, page: str = "") -> Record:
     """Read ``dataset.json`` of a local copy.
+
+    Args:
+        page: where the download is, for the error.
 
     Raises:
         UserError: the data set has not been imported, or the file is damaged.
     """
     path = dataset_folder(name) / "dataset.json"
     if not path.parent.is_dir():
-        raise UserError(f"{name} is not imported yet; run robmed data import {name} --from DIR")
+        where = f" (DIR: the download from {page}, unpacked)" if page else ""
+        raise UserError(f"{name} is not imported yet; run robmed data import {name} --from DIR{where}")
     try:
         record = Record.from_json(read_json(path))
     except (UserError, AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
@@ -255,11 +235,15 @@ def read_samples(record: Record, info: DatasetInfo) -> list[tuple[Sample, dict[s
         raise _damaged(record.name, path.name, f"has an unusable row ({str(error)[:200]})") from error
 
 
-def _write(info: DatasetInfo, content: Content, options: Mapping[str, Any]) -> ImportReport:
-    samples = sorted(content.samples, key=lambda sample: (SPLITS.index(sample.split), sample.id))
+def _write(info: DatasetInfo, content: Content, options: Mapping[str, Any], split_of: str) -> ImportReport:
+    def place(row: int) -> tuple[int, str]:
+        return SPLITS.index(content.samples[row].split), content.samples[row].id
+
+    order = sorted(range(len(content.samples)), key=place)
+    samples = [content.samples[row] for row in order]
     _require_every_split(info.name, samples)
     published_text = split_manifest(info, samples)
-    equals, verdict = compare_with_published(info.name, published_text)
+    equals, verdict = compare_with_published(split_of, published_text)
     counts = _counts(info, samples)
     rows = {m.name: _image_rows(samples, m.name) for m in info.modalities}
     folder = dataset_folder(info.name)
@@ -269,6 +253,7 @@ def _write(info: DatasetInfo, content: Content, options: Mapping[str, Any]) -> I
             pixels = _packed(content.images[modality], index)
             np.save(building / f"images-{modality}.npy", pixels, allow_pickle=False)
             shapes[modality] = list(pixels.shape)
+        tables = write_tables(building, content.tables, order)
         manifest = csv_text([manifest_row(info, sample, rows) for sample in samples])
         write_text(building / "manifest.csv", manifest)
         notes = _notes(content)
@@ -287,6 +272,7 @@ def _write(info: DatasetInfo, content: Content, options: Mapping[str, Any]) -> I
             caveats=[*content.caveats, *([] if equals else [verdict])],
             manifest_sha256=manifest_hash(manifest),
             split_sha256=manifest_hash(published_text),
+            tables=tables,
         )
         write_json(building / "dataset.json", asdict(record))
     listed = (f"{len(notes)} notes, file by file, in {folder / 'notes.csv'}",) if notes else ()
@@ -344,18 +330,24 @@ def _read_split(record: Record, info: DatasetInfo, split: str) -> Split:
     for head in info.heads:
         if record.classes.get(head.name) != list(head.answers):
             raise _damaged(record.name, "dataset.json", f"lists unknown {head.name} classes")
-    chosen = [pair for pair in read_samples(record, info) if pair[0].split == split]
+    whole = read_samples(record, info)
+    places = [row for row, (sample, _) in enumerate(whole) if sample.split == split]
+    chosen = [whole[row] for row in places]
     if not chosen:
         raise _damaged(record.name, "manifest.csv", f"has no samples of {split!r}")
     samples = [sample for sample, _ in chosen]
-    arrays: dict[str, NDArray[np.uint8]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     rows: dict[str, NDArray[np.int64]] = {}
     for modality in info.modalities:
         index = np.array([row_of[modality.name] for _, row_of in chosen], np.int64)
         arrays[modality.name], rows[modality.name] = _split_images(record, modality, index)
+    tables = _split_tables(record, np.array(places), len(whole))
+    arrays |= {modality.name: values for modality, values in tables}
+    rows |= {modality.name: np.arange(len(places)) for modality, _ in tables}
+    modalities = (*info.modalities, *(modality for modality, _ in tables))
     return Split(
         name=split,
-        info=replace(info, caveats=(*info.caveats, *record.caveats)),
+        info=replace(info, modalities=modalities, caveats=(*info.caveats, *record.caveats)),
         arrays=arrays,
         rows=rows,
         labels={
@@ -366,6 +358,20 @@ def _read_split(record: Record, info: DatasetInfo, split: str) -> Split:
         groups=tuple(sample.group for sample in samples),
         subgroups={name: tuple(s.subgroups[name] for s in samples) for name in samples[0].subgroups},
     ).validate()
+
+
+def _split_tables(
+    record: Record, places: NDArray[np.int64], count: int
+) -> list[tuple[Modality, NDArray[np.float32]]]:
+    """The tables of a data set, and of each the rows at ``places``."""
+    found = []
+    for name, said in record.tables.items():
+        try:
+            modality = recorded_modality(said)
+            found.append((modality, read_rows(dataset_folder(record.name), modality, count)[places]))
+        except (OSError, ValueError, TypeError, KeyError, UserError) as error:
+            raise _damaged(record.name, file_of(name), "is missing or not what was imported") from error
+    return found
 
 
 def _split_images(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,10 +16,21 @@ UNKNOWN = frozenset(
 )
 
 
+AGE_BANDS = ((30, "0-29"), (45, "30-44"), (60, "45-59"), (75, "60-74"))
+
+
 def stated(value: str) -> str:
     """A cell's value, "" for every way in which tables say that it is not known."""
     stripped = value.strip()
     return "" if stripped.lower() in UNKNOWN else stripped
+
+
+def age_band(age: str) -> str:
+    """The band of an age in years given as text ("" when unknown; ValueError when no number)."""
+    years = float(stated(age) or "nan")
+    if not math.isfinite(years):
+        return ""
+    return next((band for limit, band in AGE_BANDS if years < limit), "75+")
 
 
 def read_table(path: Path, columns: Sequence[str], whose: str) -> list[dict[str, str]]:

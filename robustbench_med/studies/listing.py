@@ -14,11 +14,12 @@ from typing import Any
 
 from robustbench_med.api.registry import Registry, provider
 from robustbench_med.data.added import added_names
-from robustbench_med.data.catalog import SOURCES
+from robustbench_med.data.catalog import SOURCES, is_imported
+from robustbench_med.data.published import description, published_names
 from robustbench_med.evaluation.attacks import ATTACKS
 from robustbench_med.models.cards import models_in, weight_folders
 from robustbench_med.models.named import ARCHITECTURES, DEFENSES, model_config, variant_of
-from robustbench_med.studies.sources import read_plugin
+from robustbench_med.studies.sources import OWN, read_plugin
 from robustbench_med.util.config import read_yaml, shipped
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import read_text
@@ -40,9 +41,31 @@ def rows(what: str) -> Rows:
             (name, _told(what, path), str(path)) for name, path in shipped(FOLDERS[what]).items()
         ]
         return (what[:-1], "what", "file"), found
-    titles, plugins = _plugins(REGISTRIES[what])
-    added = [(name, "your own data, added", "-", "robmed data add") for name in added_names()]
-    return titles, plugins + (added if what == "datasets" else [])
+    return _datasets() if what == "datasets" else _plugins(REGISTRIES[what])
+
+
+def _datasets() -> Rows:
+    """Data sets, each with where to get it while it is not imported."""
+    found: list[tuple[str, ...]] = []
+    for name, entry in SOURCES.entries().items():
+        own = _loaded(SOURCES, name) if entry.value.startswith(OWN) else None
+        get = getattr(own, "page", ""), getattr(own, "access", "")
+        found.append(_dataset(name, _described(SOURCES, name, entry)[0], *get, provider(entry)))
+    for name in published_names():
+        said = description(name)
+        found.append(_dataset(name, said.title, said.page, said.access, "robustbench-med"))
+    added = [(name, "your own data, added", "robmed data add") for name in added_names()]
+    return (SOURCES.kind, "what", "from"), [*sorted(found), *added]
+
+
+def _dataset(name: str, what: str, page: str, access: str, whose: str) -> tuple[str, str, str]:
+    """A row; ``page`` of what must be imported, ``access`` what it takes to get it."""
+    if not page:
+        return name, what, whose
+    if is_imported(name):
+        return name, what, "imported"
+    get = f"get it from {page} ({access}), then robmed data import {name} --from DIR"
+    return name, f"{what.rstrip('.')}; {get}", "not imported"
 
 
 def _told(what: str, path: Path) -> str:

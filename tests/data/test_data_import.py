@@ -23,8 +23,9 @@ from PIL import Image
 
 from robustbench_med.api.data import SPLITS, DataSource, Split
 from robustbench_med.data import manifest, splits, store
-from robustbench_med.data.milk10k import PUBLISHED_COUNTS, Milk10k, age_band
+from robustbench_med.data.milk10k import PUBLISHED_COUNTS, Milk10k
 from robustbench_med.data.mri_ct import CT_COUNTS, MRI_COUNTS, MriCt, pair
+from robustbench_med.data.tables import age_band
 from robustbench_med.util.errors import UserError
 
 REFERENCE = (
