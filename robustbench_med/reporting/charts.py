@@ -13,8 +13,9 @@ from typing import Any
 from robustbench_med.reporting.views import Bar, BoardView, Row
 from robustbench_med.util.terminal import visible
 
-MOST_LABELS = 12  # points with their names beside them; more would lie on each other
+ROOM = (30.0, 7.0)  # points in per cent that the name of one takes, to the side and up
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "pentagon")
+GREY = "#808a93"  # seen on light and on dark paper
 PERCENT = {"range": [-3, 103], "ticksuffix": " %"}
 
 
@@ -32,15 +33,16 @@ def clean_against_robust(board: BoardView) -> dict[str, Any]:
     ):
         known = [row for row in rows if row.clean is not None]
         if known:
-            labels = name == "ranked" and len(known) <= MOST_LABELS
-            figure.add_scatter(**_points(known, labels), name=name, marker={"symbol": symbol, "size": 9})
+            figure.add_scatter(
+                **_points(known, name == "ranked"), name=name, marker={"symbol": symbol, "size": 9}
+            )
     figure.add_scatter(
         x=[0, 100],
         y=[0, 100],
         mode="lines",
         name="nothing lost",
         hoverinfo="skip",
-        line={"dash": "dot", "width": 1},
+        line={"dash": "dot", "width": 1, "color": GREY},
     )
     figure.update_layout(hovermode="closest")
     return _made(figure)
@@ -59,13 +61,26 @@ def _points(rows: Sequence[Row], labels: bool) -> dict[str, Any]:
         "error_x": _errors(clean),
         "error_y": _errors(robust),
         "mode": "markers+text" if labels else "markers",
-        "text": [text(row.model) for row in rows] if labels else None,
+        "text": _names(rows) if labels else None,
         "textposition": "top left",
         "textfont": {"size": 11},
         "hovertext": said,
         "hoverinfo": "text",
         "customdata": [row.page for row in rows],
     }
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """Names beside points; none where it would lie on one that is there already."""
+    taken: list[tuple[float, float]] = []
+    out = []
+    for row in rows:
+        assert row.clean is not None
+        at = (100 * row.clean.value, 100 * row.robust.value)
+        free = all(abs(at[0] - x) > ROOM[0] or abs(at[1] - y) > ROOM[1] for x, y in taken)
+        taken += [at] if free else []
+        out.append(text(row.model) if free else "")
+    return out
 
 
 def over_epsilon(lines: Sequence[tuple[str, Sequence[float], Sequence[Bar]]], title: str) -> dict[str, Any]:
@@ -97,8 +112,8 @@ def _figure(x_title: str, y_title: str) -> Any:
     return Figure(
         layout={
             "template": "none",
-            "xaxis": {"title": {"text": text(x_title)}, **PERCENT},
-            "yaxis": {"title": {"text": text(y_title)}, **PERCENT},
+            "xaxis": {"title": {"text": text(x_title), "font": {"size": 13}}, **PERCENT},
+            "yaxis": {"title": {"text": text(y_title), "font": {"size": 13}}, **PERCENT},
             "margin": {"l": 64, "r": 12, "t": 12, "b": 52},
             "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         }

@@ -76,4 +76,5 @@ def _radii(radii: Mapping[str, float]) -> str:
 def _radius(value: float) -> str:
     """As a share of 255 where that is exactly the number."""
     grey = f"{value * 255:.6g}"
-    return f"{grey}/255" if float(grey) / 255 == value and value else repr(value)
+    exact = float(grey) / 255 == value and len(grey) + 4 < len(repr(value))
+    return f"{grey}/255" if exact else repr(value)

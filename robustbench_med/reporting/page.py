@@ -36,6 +36,7 @@ class IndexView:
     """The first page.
 
     Attributes:
+        parts: boards of runs that only curves and tables are made of, none of them ranked.
         charts: by a board's key its figure.
         curves: figures over epsilon, each with a title.
         linked: tables of modalities.
@@ -43,6 +44,7 @@ class IndexView:
     """
 
     boards: tuple[BoardView, ...]
+    parts: tuple[BoardView, ...]
     charts: Mapping[str, Mapping[str, Any]]
     curves: tuple[tuple[str, Mapping[str, Any]], ...]
     linked: tuple[Linked, ...]
@@ -51,10 +53,11 @@ class IndexView:
     @property
     def filters(self) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
         """What the table can be filtered by: key, words, values."""
-        rows = [row for board in self.boards for row in board.rows]
+        every = (*self.boards, *self.parts)
+        rows = [row for board in every for row in board.rows]
         found: Sequence[tuple[str, str, Sequence[str]]] = (
-            ("dataset", "Data set", [board.dataset for board in self.boards]),
-            ("threat", "Threat model", [board.threat for board in self.boards]),
+            ("dataset", "Data set", [board.dataset for board in every]),
+            ("threat", "Threat model", [board.threat for board in every]),
             ("attack", "Attack", [row.attack for row in rows]),
             ("defense", "Defense", [row.defenses for row in rows]),
             ("kind", "Kind of data", [row.kind for row in rows]),

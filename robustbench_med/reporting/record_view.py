@@ -100,6 +100,7 @@ class RecordView:
         members: of a worst case over several runs, each with its page ("" where it is not on the board).
         curves, tables: that this run is a part of.
         picture: its place, width and height.
+        standing: on its board; of a record by itself the audit's verdict.
         place: lines about its rank and its neighbours.
     """
 
@@ -109,7 +110,7 @@ class RecordView:
     dataset: str
     attack: str
     headline: Accuracy
-    verdict: str
+    standing: str
     evidence: tuple[str, ...]
     checks: tuple[tuple[str, str, str], ...]
     checked_on: str
@@ -147,7 +148,7 @@ def record_view(record: Record) -> RecordView:
         dataset=data["name"],
         attack=record["attack"]["name"],
         headline=next(a for a in accuracies if a.headline),
-        verdict=audit["verdict"],
+        standing=audit["verdict"],
         evidence=tuple(verdict_lines(audit)),
         checks=tuple((f["check"], f["result"], f["evidence"]) for f in audit["findings"]),
         checked_on=_checked_on(audit),
@@ -283,8 +284,8 @@ def _command_note(record: Record) -> str:
         said.append("This is the worst case over several runs; the options of each are in its own command.")
     if is_code(model) or is_path(model) or not record["model"].get("name"):
         said.append(
-            "The net is somebody's own: add --weights, and --inputs, --outputs or --normalize, where they were "
-            "given. A net handed over in Python has no command."
+            "The net is somebody's own: add --weights, and --inputs, --outputs or --normalize, where they "
+            "were given. A net handed over in Python has no command."
         )
     if record["code"]["versions"].get("torch"):
         said.append("Other versions of torch or another processor may move a sample on the boundary.")
@@ -353,7 +354,7 @@ def curve_grid(stored: Mapping[str, Any]) -> Grid:
         columns=tuple(names),
         rows=rows,
         notes=(
-            f"Area below the curve of {stored['headline']}: {100 * stored['area']:.1f} % (mean over the radii).",
+            f"Area below the curve of {stored['headline']}: {100 * stored['area']:.1f} %, a mean over radii.",
             f"Median of the least perturbation that breaks a sample: {median}.",
         ),
         chart=over_epsilon([(name, shown, bars[name]) for name in names], title),

@@ -150,7 +150,7 @@ def _threat(row: Mapping[str, str]) -> str:
 
 
 def _by_name(cell: str) -> dict[str, str]:
-    return dict(part.split("=", 1) for part in cell.split("; ") if "=" in part)  # type: ignore[misc]
+    return dict(part.split("=", 1) for part in cell.split("; ") if "=" in part)
 
 
 def _once(values: Mapping[str, str], otherwise: str) -> str:
@@ -217,16 +217,17 @@ def ranking_words(ranks: Ranks) -> str:
     untested = sum(step.test == OVERLAP for step in ranks.steps)
     said = []
     if tested:
-        pairs = f"{ranks.tests} pair{'s' if ranks.tests > 1 else ''} of neighbours"
+        pairs = "One pair" if ranks.tests == 1 else f"{ranks.tests} pairs"
+        holm = f", corrected by Holm's method for {ranks.tests} tests" if ranks.tests > 1 else ""
         said.append(
-            f"{pairs} compared on the same samples ({', '.join(tested)}; Holm's correction for {ranks.tests}, "
-            f"level {100 * LEVEL:g} %). Neighbours that the test does not tell apart share a rank (=)."
+            f"{pairs} of neighbours compared on the same samples ({', '.join(tested)}{holm}, level "
+            f"{100 * LEVEL:g} %). Neighbours that the test does not tell apart share a rank (=)."
         )
     if untested:
         whose = "These records hold" if not tested else f"Of {untested} further, a record holds"
         said.append(
-            f"{whose} no outcomes sample by sample, so neighbours cannot be tested in pairs: they share a rank "
-            "(=) where their 95 % intervals overlap, which tells fewer apart than a test would."
+            f"{whose} no outcomes sample by sample, so neighbours cannot be tested in pairs: they share a "
+            "rank (=) where their 95 % intervals overlap, which tells fewer apart than a test would."
         )
     if any(not step.apart for step in ranks.steps):
         said.append("A shared rank goes from neighbour to neighbour: its first and last may differ.")

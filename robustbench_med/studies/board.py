@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +15,18 @@ from robustbench_med.measure.standing import Place, Standings, standings
 from robustbench_med.reporting import leaderboard
 from robustbench_med.reporting.charts import clean_against_robust, over_epsilon
 from robustbench_med.reporting.page import IndexView, Linked, assets, environment, index_page, record_page
-from robustbench_med.reporting.record import require_record
 from robustbench_med.reporting.record_view import Grid, curve_grid, modality_grid, record_view
 from robustbench_med.reporting.views import Bar, board_view, step_words, whole
+from robustbench_med.studies.gathered import Found, gather
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import given_path, nearest, read_json, replacing_folder
+from robustbench_med.util.files import given_path, read_json, replacing_folder
 from robustbench_med.util.progress import progress_bar
 from robustbench_med.util.versions import versions
 
 PUBLISHED = Path("leaderboards") / "records"
 MANIFEST = "board.json"
-RUN_NAME = re.compile(r"[0-9A-Za-z][\w.-]{0,63}", re.ASCII)  # a name of files, here and in links
 PNG = b"\x89PNG\r\n\x1a\n"
 LARGEST_PICTURE = 20_000_000  # bytes
-Record = Mapping[str, Any]
-
-
-@dataclass
-class Found:
-    """What lies at the paths that were given.
-
-    Attributes:
-        records: by run.
-        files: by run its record's file.
-        rows: by run, of CSVs.
-        curves, tables: contents of curve.json and modalities.json, by path.
-        pictures: by run.
-        passed: JSON files that hold something else.
-    """
-
-    records: dict[str, Record] = field(default_factory=dict)
-    files: dict[str, Path] = field(default_factory=dict)
-    rows: dict[str, Mapping[str, str]] = field(default_factory=dict)
-    curves: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
-    tables: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
-    pictures: dict[str, Path] = field(default_factory=dict)
-    passed: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,7 +70,7 @@ def html_board(paths: Sequence[Path | str], out: Path | str) -> Written:
         leaderboard.write(new / "leaderboard.csv", list(rows.values()))
         for name in ("run", "records"):
             (new / name).mkdir()
-        for run, record in found.records.items():
+        for run in found.records:
             shutil.copyfile(found.files[run], new / "records" / f"{run}.json")
         pictures = _copied(found, new)
         grids = _grids(found)
@@ -141,88 +116,9 @@ def _writable(folder: Path) -> Path:
     for path in folder.rglob("*"):
         if (path.is_symlink() or not path.is_dir()) and path.relative_to(folder).as_posix() not in known:
             raise UserError(
-                f"{folder} holds {path.relative_to(folder)}, which no board wrote; choose another folder, or an empty one"
+                f"{folder} holds {path.relative_to(folder)}, which no board wrote; choose another folder"
             )
     return folder
-
-
-def gather(paths: Sequence[Path]) -> Found:
-    """Everything a board can show at some paths.
-
-    Raises:
-        UserError: one that is not there, is of no kind that is known, or is damaged.
-    """
-    found = Found()
-    loose = []
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"{path} does not exist{nearest(path)}")
-        if path.is_dir():
-            for file in _json_files(path):
-                _take(file, found, named=False)
-        elif path.suffix.lower() == ".csv":
-            _take_csv(path, found)
-        elif path.suffix.lower() == ".png":
-            loose.append(path)
-        else:
-            _take(path, found, named=True)
-    for path in loose:
-        if path.stem not in found.records:
-            raise UserError(
-                f"{path}: a picture is called after its run, such as {next(iter(found.records), 'RUN')}.png"
-            )
-        found.pictures[path.stem] = path
-    return found
-
-
-def _json_files(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.endswith(".json") and not name.startswith("."):
-                yield Path(place) / name
-
-
-def _take(file: Path, found: Found, named: bool) -> None:
-    """Sort a JSON file in by what it holds.
-
-    Args:
-        named: by the user, and so to be something that is known.
-    """
-    value = read_json(file)
-    keys = set(value) if isinstance(value, dict) else set()
-    if {"radii", "runs", "accuracy", "headline"} <= keys:
-        found.curves[file] = value
-    elif {"rows", "leakage", "title"} <= keys:
-        found.tables[file] = value
-    elif named or ({"run", "schema"} <= keys and "certificate" not in keys):
-        _take_record(file, require_record(value, str(file)), found)
-    else:
-        found.passed += 1
-
-
-def _take_record(file: Path, record: Record, found: Found) -> None:
-    run = record["run"]
-    if not RUN_NAME.fullmatch(run):
-        raise UserError(
-            f"{file}: the run is called {run[:40]!r}; use letters, digits and . _ - only, up to 64"
-        )
-    before = found.records.get(run)
-    if before is not None and before["audit"].get("complete") and not record["audit"].get("complete"):
-        return
-    found.records[run], found.files[run] = record, file
-    beside = file.with_name("picture.png") if file.name == "record.json" else file.with_suffix(".png")
-    if beside.is_file():
-        found.pictures[run] = beside
-
-
-def _take_csv(path: Path, found: Found) -> None:
-    """Rows, and the records that lie beside them."""
-    for row in leaderboard.read(path):
-        found.rows[row["run"]] = row
-        file = path.parent / "records" / f"{row['run']}.json"
-        if RUN_NAME.fullmatch(row["run"]) and file.is_file():
-            _take(file, found, named=True)
 
 
 def _rows(found: Found) -> dict[str, Mapping[str, str]]:
@@ -278,6 +174,10 @@ def _index(boards: Sequence[Standings], found: Found, grids: _Grids) -> IndexVie
         )
         with whole(str(place)):
             views.append(board_view(each, found.records, number))
+    part = {run for stored, _ in grids.curves for run in stored["runs"]}
+    part |= {run for runs, _ in grids.tables for run in runs}
+    parts = [view for view in views if not view.ranked and all(row.run in part for row in view.rows)]
+    views = [view for view in views if view not in parts]
     charts = {
         view.key: clean_against_robust(view)
         for view in views
@@ -286,6 +186,7 @@ def _index(boards: Sequence[Standings], found: Found, grids: _Grids) -> IndexVie
     linked = [Linked(grid, tuple(_links(runs, found))) for runs, grid in grids.tables]
     return IndexView(
         tuple(views),
+        tuple(parts),
         charts,
         tuple(_together(grids, found)),
         tuple(linked),
@@ -327,14 +228,16 @@ def _pages(
     templates: Any,
 ) -> Iterator[tuple[str, str]]:
     """By run the page of its record."""
-    places = {place.row["run"]: words for board in boards for place, words in _worded(board)}
+    places = {place.row["run"]: (place, words) for board in boards for place, words in _worded(board)}
     with progress_bar() as bar:
         task = bar.add_task("pages", total=len(found.records))
         for run, record in found.records.items():
+            place, words = places[run]
             with whole(str(found.files[run])):
                 view = replace(
                     record_view(record),
-                    place=places[run],
+                    standing=record["audit"]["verdict"] if place.rank else place.standing,
+                    place=words,
                     picture=pictures.get(run),
                     curves=tuple(grid for stored, grid in grids.curves if run in stored["runs"]),
                     tables=tuple(grid for runs, grid in grids.tables if run in runs),

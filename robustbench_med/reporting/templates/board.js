@@ -35,7 +35,7 @@
   if (form) {
     const sections = [...document.querySelectorAll("section.board")].map((section) => ({
       section,
-      link: document.querySelector(`nav a[href="#${section.id}"]`).parentElement,
+      link: document.querySelector(`nav a[href="#${section.id}"]`)?.parentElement,
       bodies: [...section.querySelectorAll("tbody:not(.heading)")].map((body) => ({
         body,
         rows: [...body.rows].map((row) => ({ row, text: row.textContent.toLowerCase(), has: { ...section.dataset, ...row.dataset } })),
@@ -61,7 +61,8 @@
           const heading = body.previousElementSibling;
           if (heading && heading.classList.contains("heading")) heading.hidden = left === 0;
         }
-        section.hidden = link.hidden = here === 0;
+        section.hidden = here === 0;
+        if (link) link.hidden = here === 0;
         shown += here;
       }
       said(values.length ? `${shown} of ${all} runs shown.` : `${all} runs.`);
