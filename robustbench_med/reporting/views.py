@@ -111,7 +111,7 @@ def whole(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         said = f"{type(error).__name__}: {error}"[:160]
         raise UserError(f"{where} is no whole record of robmed run ({said}); make the run again") from error
 

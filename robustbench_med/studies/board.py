@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import robustbench_med
 from robustbench_med.measure.standing import Place, Standings, standings
 from robustbench_med.reporting import leaderboard
 from robustbench_med.reporting.charts import clean_against_robust, over_epsilon
@@ -91,7 +90,7 @@ def published() -> Path:
     Raises:
         UserError: neither has any.
     """
-    for root in (Path(), Path(robustbench_med.__file__).parents[1]):
+    for root in (Path(), Path(__file__).parents[2]):
         if (root / PUBLISHED).is_dir():
             return root / PUBLISHED
     raise UserError(
