@@ -1,4 +1,4 @@
-"""The pages of a board in a browser: on a desk and a phone, in the dark, with keys alone, without a network."""
+"""The pages of a board in a browser: desk and phone, light and dark, with keys alone, without a network."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update")
 QUIET += ("--disable-background-networking", "--disable-sync")
 SIZES = {"desk": (1280, 900), "phone": (390, 844)}
+expect.set_options(timeout=30_000)
 SECONDS = 2.0  # in which 1,000 rows are to open
 
 
@@ -103,6 +104,8 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("given")
     ours = [with_outcomes(record(f"r{n}", f"net-{n}"), first_right(n)) for n in (100, 98, 60)]
     ours.append(with_outcomes(record("r9", f"net{EVIL}", "unaudited"), first_right(150)))
+    for each in ours:
+        each["dataset"]["fingerprint"] = "other samples"
     ours[0]["dataset"]["modalities"]["mr"]["kind"] = "table"
     write(folder, *ours)
     Image.new("RGB", (900, 400), "white").save(folder / "r100.png")
@@ -120,8 +123,15 @@ def shown(page: Page) -> int:
     return page.locator("section.board tr[data-standing]:visible").count()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("size", "scheme"),
+    [
+        ("desk", "light"),
+        ("phone", "dark"),
+        pytest.param("desk", "dark", marks=pytest.mark.slow),
+        pytest.param("phone", "light", marks=pytest.mark.slow),
+    ],
+)
 def test_quiet_and_within_the_window(browser: Browser, board: Path, size: str, scheme: str) -> None:
     for path in (board, board.parent / "run" / "r100.html", board.parent / "run" / "r9.html"):
         with Visit(browser, size, scheme) as visit:
@@ -232,15 +242,13 @@ def test_with_keys_alone(browser: Browser, board: Path) -> None:
         assert page.evaluate("document.activeElement.id") == "main"
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.id") == "f-text"
-        names = set()
         for _ in range(40):
             page.keyboard.press("Tab")
             outline, name = page.evaluate(
-                """(e => [getComputedStyle(e).outlineStyle, `${e.tagName} ${e.textContent.trim().slice(0, 20)}`])
-                (document.activeElement)"""
+                """[getComputedStyle(document.activeElement).outlineStyle,
+                    document.activeElement.tagName + " " + document.activeElement.textContent.trim()]"""
             )
             assert outline == "solid", name  # focus is seen
-            names.add(name)
             if name.startswith("BUTTON Robust"):
                 break
         page.keyboard.press("Space")
@@ -265,10 +273,9 @@ def test_names_for_those_who_do_not_see_it(browser: Browser, board: Path) -> Non
         for region in page.locator(".scroll:visible").all():
             assert region.get_attribute("tabindex") == "0"
             assert region.get_attribute("aria-label")
-        visit.draw_all()
-        for plot in page.locator("figure.chart:visible .plot").all():
-            assert plot.get_attribute("role") == "img"
-            assert len(str(plot.get_attribute("aria-label"))) > 20
+        plot = page.get_by_role("img", name="Clean against robust accuracy on").first
+        page.locator("figure.chart").first.scroll_into_view_if_needed()
+        expect(plot).to_be_visible()
         assert (
             page.get_by_role("cell", name="1 = (shared)").count() + page.get_by_text("(shared)").count() > 0
         )
@@ -282,7 +289,6 @@ def test_names_for_those_who_do_not_see_it(browser: Browser, board: Path) -> Non
 def test_a_point_opens_its_record_and_the_command_is_copied(browser: Browser, board: Path) -> None:
     with Visit(browser) as visit:
         page = visit.open(board)
-        visit.draw_all()
         page.locator("section.board .plot").first.scroll_into_view_if_needed()
         page.locator("section.board .plot .points path").first.hover(force=True)
         page.locator("section.board .plot .points path").first.click(force=True)
@@ -300,6 +306,7 @@ def test_everything_is_there_without_a_script(browser: Browser, board: Path) -> 
     page.goto(board.as_uri())
     assert shown(page) == 52
     assert not page.locator("#filters").is_visible()
+    assert page.locator("figure.chart:visible").count() == 0
     context.close()
 
 

@@ -119,12 +119,14 @@
     const narrow = plot.clientWidth < 500;
     const data = narrow ? spec.data.map((trace) => ({ ...trace, mode: trace.mode === "markers+text" ? "markers" : trace.mode })) : spec.data;
     await library.react(plot, data, themed(spec.layout), { displayModeBar: false, displaylogo: false, responsive: true });
-    plot.setAttribute("role", "img");
-    plot.setAttribute("aria-label", figure.dataset.label);
     if (!figure.dataset.drawn) plot.on("plotly_click", ({ points }) => { if (points[0].customdata) location.href = points[0].customdata; });
     figure.dataset.drawn = "yes";
   };
   const figures = [...document.querySelectorAll("figure.chart")];
+  for (const figure of figures) {
+    figure.querySelector(".plot").setAttribute("role", "img");
+    figure.querySelector(".plot").setAttribute("aria-label", figure.dataset.label);
+  }
   const seen = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries)
       if (isIntersecting) { seen.unobserve(target); draw(target); }
