@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_med.api.model import DrawsSharedBy
 from robustbench_med.measure.samples import Samples
 from robustbench_med.measure.statistics import accuracy
 
@@ -41,7 +42,7 @@ def with_outcomes(
     """A record in which these samples (R, N) were right under attack, and all before it."""
     draws, samples = right.shape
     ids = tuple(f"s{i}" for i in range(samples))
-    shared = "none" if draws == 1 else "element"
+    shared: DrawsSharedBy = "none" if draws == 1 else "element"
     kept = Samples(
         ids,
         tuple(groups or ids),

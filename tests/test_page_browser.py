@@ -25,11 +25,13 @@ from playwright.sync_api import expect, sync_playwright  # noqa: E402
 from robustbench_med.studies.board import html_board  # noqa: E402
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page, Request
+    from playwright.sync_api import Browser, Dialog, Page, Request
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update")
-QUIET += ("--disable-background-networking", "--disable-sync")
+QUIET = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update"),
+    *("--disable-background-networking", "--disable-sync"),
+)
 SIZES = {"desk": (1280, 900), "phone": (390, 844)}
 expect.set_options(timeout=30_000)
 SECONDS = 2.0  # in which 1,000 rows are to open
@@ -62,18 +64,17 @@ class Visit:
         self.noise: list[str] = []
         self.page.on("console", lambda message: self.noise.append(f"{message.type}: {message.text}"))
         self.page.on("pageerror", lambda error: self.noise.append(f"error: {error}"))
-        self.page.on(
-            "dialog", lambda dialog: self.noise.append(f"dialog: {dialog.message}") or dialog.dismiss()
-        )
+        self.page.on("dialog", self._asked)
         self.page.on("requestfailed", self._failed)
-        self.page.on(
-            "request",
-            lambda request: (
-                None
-                if request.url.startswith(("file:", "data:", "blob:"))
-                else self.noise.append(f"network: {request.url}")
-            ),
-        )
+        self.page.on("request", self._requested)
+
+    def _asked(self, dialog: Dialog) -> None:
+        self.noise.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def _requested(self, request: Request) -> None:
+        if not request.url.startswith(("file:", "data:", "blob:")):
+            self.noise.append(f"network: {request.url}")
 
     def _failed(self, request: Request) -> None:
         if request.failure != "net::ERR_ABORTED":  # of a page that was left while a figure was on its way
@@ -110,7 +111,12 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder, *ours)
     Image.new("RGB", (900, 400), "white").save(folder / "r100.png")
     stored = ours[0]["accuracy"]["lesion"]["robust"]
-    curve = {"title": f"net{EVIL}", "norm": "linf", "of": "mr", "radii": [0.0, 1 / 255, 4 / 255]}
+    curve: dict[str, Any] = {
+        "title": f"net{EVIL}",
+        "norm": "linf",
+        "of": "mr",
+        "radii": [0.0, 1 / 255, 4 / 255],
+    }
     curve |= {"accuracy": {"lesion": [stored] * 3}, "headline": "lesion", "area": 0.4, "median": [0.0, None]}
     (folder / "curve.json").write_text(json.dumps(curve | {"runs": ["r98", "r100"]}))
     situation = {"kind": "attacked", "modalities": ["mr"], "goal": "any", "accuracy": {"lesion": stored}}

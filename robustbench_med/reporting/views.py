@@ -116,16 +116,25 @@ def whole(where: str) -> Iterator[None]:
         raise UserError(f"{where} is no whole record of robmed run ({said}); make the run again") from error
 
 
-def board_view(found: Standings, records: Mapping[str, Record], number: int) -> BoardView:
+def board_view(
+    found: Standings, records: Mapping[str, Record], files: Mapping[str, object], number: int
+) -> BoardView:
     """A board as the index shows it.
 
     Args:
         records: by run, those at hand.
+        files: by run where it was read, for errors.
         number: of the board, for its key.
+
+    Raises:
+        UserError: a row or a record is damaged.
     """
     first = found.places[0].row
     record = next((records[p.row["run"]] for p in found.places if p.row["run"] in records), None)
-    rows = [_row(place, records.get(place.row["run"])) for place in found.places]
+    rows = []
+    for place in found.places:
+        with whole(str(files[place.row["run"]])):
+            rows.append(_row(place, records.get(place.row["run"])))
     samples = first.get("samples") or "?"
     return BoardView(
         key=f"board-{number}",

@@ -8,20 +8,25 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from robustbench_med.measure.standing import Place, Standings, standings
 from robustbench_med.reporting import leaderboard
-from robustbench_med.reporting.charts import clean_against_robust, over_epsilon
-from robustbench_med.reporting.page import IndexView, Linked, assets, environment, index_page, record_page
-from robustbench_med.reporting.record_view import Grid, curve_grid, modality_grid, record_view
-from robustbench_med.reporting.views import Bar, board_view, step_words, whole
+from robustbench_med.reporting.charts import clean_against_robust
+from robustbench_med.reporting.page import IndexView, assets, environment, index_page, record_page
+from robustbench_med.reporting.record_view import RecordView, record_view
+from robustbench_med.reporting.views import board_view, step_words, whole
 from robustbench_med.studies.gathered import Found, gather
+from robustbench_med.studies.grids import Grids
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import given_path, read_json, replacing_folder
 from robustbench_med.util.progress import progress_bar
 from robustbench_med.util.versions import versions
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+Picture = tuple[str, int, int]
 PUBLISHED = Path("leaderboards") / "records"
 MANIFEST = "board.json"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -61,21 +66,18 @@ def html_board(paths: Sequence[Path | str], out: Path | str) -> Written:
         raise UserError(
             f"{where} holds no record of robmed run and no row; robmed run writes them into runs/"
         )
+    grids = Grids.of(found.curves, found.tables)
+    views = list(_views(found, grids, _pictures(found)))
     boards = standings(list(rows.values()), found.records)
     boards.sort(key=lambda each: (each.places[0].row["dataset"], -sum(p.rank > 0 for p in each.places)))
+    index = _index(boards, found, grids)
     with replacing_folder(folder) as new:
         for name, text in shared.items():
             (new / name).write_text(text, encoding="utf-8")
         leaderboard.write(new / "leaderboard.csv", list(rows.values()))
-        for name in ("run", "records"):
-            (new / name).mkdir()
-        for run in found.records:
-            shutil.copyfile(found.files[run], new / "records" / f"{run}.json")
-        pictures = _copied(found, new)
-        grids = _grids(found)
-        index = _index(boards, found, grids)
+        _copy(found, new)
         (new / "index.html").write_text(index_page(templates, index), encoding="utf-8")
-        for run, text in _pages(boards, found, grids, pictures, templates):
+        for run, text in _pages(boards, views, templates):
             (new / "run" / f"{run}.html").write_text(text, encoding="utf-8")
         names = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file())
         manifest = {"made by": "robmed board --html", "files": [*names, MANIFEST]}
@@ -129,122 +131,72 @@ def _rows(found: Found) -> dict[str, Mapping[str, str]]:
     return rows
 
 
-def _copied(found: Found, new: Path) -> dict[str, tuple[str, int, int]]:
-    """By run the place of its picture, from its page, and how wide and high that is."""
+def _pictures(found: Found) -> dict[str, Picture]:
+    """By run the place of its picture, from its page, and how wide and high that is.
+
+    Raises:
+        UserError: it is no PNG, or too large a one.
+    """
     out = {}
     for run, path in found.pictures.items():
-        if run not in found.records:
-            continue
         with path.open("rb") as stream:
-            content = stream.read(LARGEST_PICTURE + 1)
-        if not content.startswith(PNG) or len(content) > LARGEST_PICTURE or len(content) < 24:
+            start = stream.read(24)
+        if not start.startswith(PNG) or len(start) < 24 or path.stat().st_size > LARGEST_PICTURE:
             raise UserError(f"{path} is no PNG of at most {LARGEST_PICTURE // 1_000_000} MB; draw it again")
-        wide, high = (int.from_bytes(content[i : i + 4]) for i in (16, 20))
-        (new / "pictures").mkdir(exist_ok=True)
-        (new / "pictures" / f"{run}.png").write_bytes(content)
+        wide, high = (int.from_bytes(start[i : i + 4]) for i in (16, 20))
         out[run] = (f"../pictures/{run}.png", wide, high)
     return out
 
 
-@dataclass(frozen=True)
-class _Grids:
-    """Curves and tables of modalities, with the runs behind them."""
-
-    curves: tuple[tuple[Mapping[str, Any], Grid], ...]
-    tables: tuple[tuple[tuple[str, ...], Grid], ...]
-
-
-def _grids(found: Found) -> _Grids:
-    curves, tables = [], []
-    for path, stored in found.curves.items():
-        with whole(str(path)):
-            curves.append((stored, curve_grid(stored)))
-    for path, stored in found.tables.items():
-        with whole(str(path)):
-            tables.append((tuple(row["run"] for row in stored["rows"] if row["run"]), modality_grid(stored)))
-    return _Grids(tuple(curves), tuple(tables))
+def _copy(found: Found, new: Path) -> None:
+    """Records and pictures, as they are."""
+    for name in ("run", "records", "pictures"):
+        (new / name).mkdir()
+    for run in found.records:
+        shutil.copyfile(found.files[run], new / "records" / f"{run}.json")
+    for run, path in found.pictures.items():
+        shutil.copyfile(path, new / "pictures" / f"{run}.png")
 
 
-def _index(boards: Sequence[Standings], found: Found, grids: _Grids) -> IndexView:
-    views = []
-    for number, each in enumerate(boards, 1):
-        place = next(
-            (found.files[p.row["run"]] for p in each.places if p.row["run"] in found.files), Path("the CSV")
-        )
-        with whole(str(place)):
-            views.append(board_view(each, found.records, number))
-    part = {run for stored, _ in grids.curves for run in stored["runs"]}
-    part |= {run for runs, _ in grids.tables for run in runs}
-    parts = [view for view in views if not view.ranked and all(row.run in part for row in view.rows)]
+def _index(boards: Sequence[Standings], found: Found, grids: Grids) -> IndexView:
+    views = [board_view(each, found.records, found.files, n) for n, each in enumerate(boards, 1)]
+    parts = [view for view in views if not view.ranked and all(row.run in grids.runs for row in view.rows)]
     views = [view for view in views if view not in parts]
-    charts = {
-        view.key: clean_against_robust(view)
-        for view in views
-        if any(row.clean is not None for row in view.rows)
-    }
-    linked = [Linked(grid, tuple(_links(runs, found))) for runs, grid in grids.tables]
     return IndexView(
-        tuple(views),
-        tuple(parts),
-        charts,
-        tuple(_together(grids, found)),
-        tuple(linked),
-        versions(["robustbench-med"])["robustbench-med"] or "",
+        boards=tuple(views),
+        parts=tuple(parts),
+        charts={v.key: clean_against_robust(v) for v in views if any(row.clean for row in v.rows)},
+        curves=tuple(grids.together(found.records)),
+        linked=tuple(grids.linked(found.records)),
+        version=versions(["robustbench-med"])["robustbench-med"] or "",
     )
 
 
-def _links(runs: Sequence[str], found: Found) -> Iterator[tuple[str, str]]:
-    for run in runs:
-        if run in found.records:
-            budgets = " + ".join(found.records[run]["threat_model"]["budgets"])
-            yield f"{run} ({budgets})", f"run/{run}.html"
-
-
-def _together(grids: _Grids, found: Found) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Curves of the same data, norm and goal in one figure, a line a net."""
-    groups: dict[tuple[str, ...], list[tuple[str, list[float], list[Bar]]]] = {}
-    for stored, _ in grids.curves:
-        record = next((found.records[run] for run in stored["runs"] if run in found.records), None)
-        if record is None:
-            continue
-        key = (record["dataset"]["name"], record["dataset"]["fingerprint"], stored["norm"], stored["of"])
-        bars = [Bar.of(each) for each in stored["accuracy"][stored["headline"]]]
-        scale = 255 if stored["norm"].startswith("linf") else 1
-        name = f"{record['model']['label']}, {record['attack']['name']}"
-        groups.setdefault((*key, stored["headline"]), []).append(
-            (name, [scale * r for r in stored["radii"]], bars)
-        )
-    for (dataset, _, norm, of, headline), lines in groups.items():
-        unit = "1/255" if norm.startswith("linf") else norm
-        yield f"{dataset}, {norm}, {headline}", over_epsilon(lines, f"epsilon of {of} ({unit})")
+def _views(found: Found, grids: Grids, pictures: Mapping[str, Picture]) -> Iterator[RecordView]:
+    """What each record's page shows; what is damaged is found here, before anything is written."""
+    for run, record in found.records.items():
+        with whole(str(found.files[run])):
+            members = tuple(map(str, record.get("members", ())))
+            yield replace(
+                record_view(record),
+                picture=pictures.get(run),
+                curves=tuple(each.grid for each in grids.curves if run in each.runs),
+                tables=tuple(each.grid for each in grids.tables if run in each.runs),
+                members=tuple((m, f"{m}.html" if m in found.records else "") for m in members),
+            )
 
 
 def _pages(
-    boards: Sequence[Standings],
-    found: Found,
-    grids: _Grids,
-    pictures: Mapping[str, tuple[str, int, int]],
-    templates: Any,
+    boards: Sequence[Standings], views: Sequence[RecordView], templates: Environment
 ) -> Iterator[tuple[str, str]]:
     """By run the page of its record."""
     places = {place.row["run"]: (place, words) for board in boards for place, words in _worded(board)}
     with progress_bar() as bar:
-        task = bar.add_task("pages", total=len(found.records))
-        for run, record in found.records.items():
-            place, words = places[run]
-            with whole(str(found.files[run])):
-                view = replace(
-                    record_view(record),
-                    standing=record["audit"]["verdict"] if place.rank else place.standing,
-                    place=words,
-                    picture=pictures.get(run),
-                    curves=tuple(grid for stored, grid in grids.curves if run in stored["runs"]),
-                    tables=tuple(grid for runs, grid in grids.tables if run in runs),
-                    members=tuple(
-                        (m, f"{m}.html" if m in found.records else "") for m in record.get("members", ())
-                    ),
-                )
-            yield run, record_page(templates, view)
+        task = bar.add_task("pages", total=len(views))
+        for view in views:
+            place, words = places[view.run]
+            standing = view.standing if place.rank else place.standing
+            yield view.run, record_page(templates, replace(view, standing=standing, place=words))
             bar.advance(task)
 
 

@@ -24,7 +24,7 @@ class Found:
 
     Attributes:
         records: by run.
-        files: by run its record's file.
+        files: by run its record's file, or the CSV of its row.
         rows: by run, of CSVs.
         curves, tables: contents of curve.json and modalities.json, by path.
         pictures: by run.
@@ -114,6 +114,7 @@ def _take_csv(path: Path, found: Found) -> None:
     """Rows, and the records that lie beside them."""
     for row in leaderboard.read(path):
         found.rows[row["run"]] = row
+        found.files.setdefault(row["run"], path)
         file = path.parent / "records" / f"{row['run']}.json"
         if RUN_NAME.fullmatch(row["run"]) and file.is_file():
             _take(file, found, named=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import re
+from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from PIL import Image
 pytest.importorskip("jinja2", reason="the extra html is not installed")
 pytest.importorskip("plotly", reason="the extra html is not installed")
 
+from robustbench_med.reporting.page import environment
 from robustbench_med.studies.board import html_board
 from robustbench_med.util.errors import UserError
 
@@ -141,7 +145,7 @@ def test_foreign_words_are_words(tmp_path: Path) -> None:
     folder = write(tmp_path / "in", poisoned())
     evil = f"over{EVIL}"
     stored = published()[0]["accuracy"]["lung"]["robust"]
-    curve = {
+    curve: dict[str, Any] = {
         "title": evil,
         "norm": "linf",
         "of": evil,
@@ -240,8 +244,7 @@ def test_a_failure_leaves_the_earlier_board(tmp_path: Path, monkeypatch: pytest.
 
 
 def damaged() -> dict[str, dict[str, Any]]:
-    out = {}
-    for what, change in {
+    changes: dict[str, dict[str, Any]] = {
         "no metrics": {"metrics": None},
         "a word for a share": {"accuracy": {"every head right": {"clean": "x"}}},
         "no samples": {"dataset": record("r")["dataset"] | {"samples": 0}},
@@ -251,9 +254,74 @@ def damaged() -> dict[str, dict[str, Any]]:
         "no share": {
             "worst_subgroup": {"column": "a", "value": "b", "robust": {"value": 2, "low": 0, "high": 1}}
         },
-    }.items():
-        out[what] = record("r1") | change
-    return out
+    }
+    return {what: record("r1") | change for what, change in changes.items()}
+
+
+def leaves(value: Any, where: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The places of everything within a record."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in pairs:
+        yield (*where, key)
+        yield from leaves(each, (*where, key))
+
+
+def spoilt(value: Any, where: tuple[Any, ...], other: Any) -> Any:
+    made = copy.deepcopy(value)
+    place = made
+    for key in where[:-1]:
+        place = place[key]
+    place[where[-1]] = other
+    return made
+
+
+def is_shown(paths: Sequence[Path], out: Path) -> bool:
+    """Whether a board is made; what is refused is refused in a line that names the file."""
+    try:
+        html_board(paths, out)
+    except UserError as error:
+        said = str(error)
+    else:
+        return True
+    assert "\n" not in said
+    assert ".json" in said or "r1" in said
+    return False
+
+
+OTHERS: tuple[Any, ...] = (None, -1, 1e308, float("nan"), "zebra", [], [[1]], {"a": {}}, True, 10**30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", OTHERS, ids=repr)
+def test_whatever_a_record_holds_is_shown_or_refused(
+    other: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every place of a record, a curve and a table with a value that it should not have."""
+    monkeypatch.setattr("robustbench_med.studies.board.assets", dict)
+    monkeypatch.setattr("robustbench_med.studies.board.environment", functools.cache(environment))
+    sound = with_outcomes(record("r1"), first_right(10, 20))
+    sound["audit"]["findings"] = sound["audit"]["findings"][:1]
+    sound["members"] = ["r1"]
+    stored = sound["accuracy"]["lesion"]["robust"]
+    curve: dict[str, Any] = {
+        "title": "t",
+        "norm": "linf",
+        "of": "mr",
+        "radii": [0.0, 0.1],
+        "accuracy": {"a": [stored] * 2},
+    }
+    curve |= {"headline": "a", "area": 0.5, "median": [0.0, None], "runs": ["r1"]}
+    row = {"kind": "attacked", "modalities": ["mr"], "goal": "any", "accuracy": {"a": stored}, "run": "r1"}
+    table = {"title": "t", "rows": [row], "leakage": {"x": 0.1}}
+    files = {"r1.json": sound, "curve.json": curve, "modalities.json": table}
+    shown = 0
+    for name, whole in files.items():
+        for where in leaves(whole):
+            for each, value in files.items():
+                text = json.dumps(spoilt(value, where, other) if each == name else value)
+                (tmp_path / each).write_text(text)
+            shown += is_shown([tmp_path / each for each in files], tmp_path / "board")
+    assert shown > 0
 
 
 @pytest.mark.parametrize("what", damaged())
