@@ -10,7 +10,7 @@ from robustbench_med.measure.ranking import THREAT, Line, boards
 from robustbench_med.measure.ties import Contest, Ranks, Step, ranked
 from robustbench_med.measure.verdict import FAILED, INCOMPLETE, is_failed, is_sound
 
-REFUTED, WEAKER, UNAUDITED = "refuted", "weaker", "unaudited"
+REFUTED, REFUTES, WEAKER, UNAUDITED = "refuted", "refutes", "weaker", "unaudited"
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Place:
         rank: 0 where it is not ranked.
         shared: whether neighbours have the same rank.
         standing: "sound" for those that are ranked; else "unaudited", "incomplete", "not sound", "refuted" (a
-            lower row of the same net shows it to be too high) or "weaker" (a row of the same net with a
+            lower row of the same net shows it to be too high), "refutes" (somebody's inputs, which show that
+            of another row) or "weaker" (a row of the same net with a
             lower number is ranked in its stead).
         reason: in words, why it is not ranked; "" for those that are.
         next: how it was compared with the next below; None at the end.
@@ -80,8 +81,11 @@ def _contest(row: Line, records: Mapping[str, Mapping[str, Any]]) -> Contest:
 def _below(row: Line, refuted: Mapping[str, str]) -> Place:
     """A row that is not ranked, with the reason."""
     verdict = row["verdict"]
-    if is_sound(verdict) and row["run"] in refuted:
-        return Place(row, 0, False, REFUTED, refuted[row["run"]])
+    said = refuted.get(row["run"], verdict)
+    if said.startswith(REFUTED):
+        return Place(row, 0, False, REFUTED, said)
+    if said.startswith(REFUTES):
+        return Place(row, 0, False, REFUTES, said)
     if is_sound(verdict):
         return Place(
             row, 0, False, WEAKER, "sound, but another attack leaves this net less: that row is ranked"

@@ -10,11 +10,15 @@ FLAGS = ("steps", "step_size", "restarts", "loss", "keep")  # of the attack, wit
 
 
 def command(record: Mapping[str, Any]) -> str:
-    """One line for a shell.
+    """One line for a shell; for somebody's inputs the one that hands them in.
 
     What a record does not keep is not in it: where weights lay that do not ship, and how a net of somebody's
     own is called (--inputs, --outputs, --normalize).
     """
+    if (refutes := record.get("refutes")) is not None:
+        return shlex.join(
+            ["robmed", "refute", f"{refutes['run']}.json", "INPUTS.npz", "--finder", refutes["finder"]]
+        )
     audit = record["audit"]
     start = ["robmed", "audit" if audit.get("complete") else "run"]
     chosen = audit.get("config")

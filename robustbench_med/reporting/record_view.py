@@ -149,7 +149,7 @@ def record_view(record: Record) -> RecordView:
         attack=record["attack"]["name"],
         headline=next(a for a in accuracies if a.headline),
         standing=audit["verdict"],
-        evidence=tuple(verdict_lines(audit)),
+        evidence=(audit["verdict"],) if record.get("refutes") else tuple(verdict_lines(audit)),
         checks=tuple((f["check"], f["result"], f["evidence"]) for f in audit["findings"]),
         checked_on=_checked_on(audit),
         accuracies=accuracies,
@@ -254,7 +254,13 @@ def _facts(record: Record) -> Sequence[tuple[str, str]]:
         ("Code", _code(record["code"])),
         ("Started", str(record["started"])),
         *([("Note", f"brought over {record['migrated']}")] if record.get("migrated") else []),
+        *([("Adversarial inputs", _kept(record["adversarial"]))] if record.get("adversarial") else []),
     ]
+
+
+def _kept(kept: Mapping[str, Any]) -> str:
+    """Where a run's adversarial inputs are: robmed verify scores them again."""
+    return ", ".join(f"{name.replace('_', ' ')} {said}" for name, said in kept.items())
 
 
 def _code(code: Mapping[str, Any]) -> str:

@@ -126,3 +126,11 @@ def test_a_row_that_a_lower_one_replaces_stands_below() -> None:
         ("strong", 1, "sound"),
         ("weak", 0, "weaker"),
     ]
+
+
+def test_somebodys_inputs_stand_below_with_what_they_refute() -> None:
+    theirs = record("r2", "net", "refutes r1: inputs found by Jo")
+    found = standings([row(theirs)], {})
+    assert [(p.standing, p.reason) for p in found[0].places] == [
+        ("refutes", "refutes r1: inputs found by Jo")
+    ]

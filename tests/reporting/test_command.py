@@ -75,3 +75,15 @@ def test_everything_that_a_flag_can_say() -> None:
     assert "--no-random-start" in words
     assert (given["--norm"], given["--device"]) == ("l2", "cuda")
     assert "None" not in command(made)
+
+
+def test_somebodys_inputs_are_handed_in() -> None:
+    made = record("r2") | {"refutes": {"run": "r1", "finder": "Jo O'Neil"}}
+    assert shlex.split(command(made)) == [
+        "robmed",
+        "refute",
+        "r1.json",
+        "INPUTS.npz",
+        "--finder",
+        "Jo O'Neil",
+    ]
