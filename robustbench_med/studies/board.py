@@ -128,6 +128,9 @@ def _rows(found: Found) -> dict[str, Mapping[str, str]]:
     for run, record in found.records.items():
         with whole(str(found.files[run])):
             rows[run] = leaderboard.row(record)
+            odd = next((name for name, cell in rows[run].items() if not isinstance(cell, str)), None)
+            if odd is not None:
+                raise ValueError(f"{odd} is no text")
     return rows
 
 
