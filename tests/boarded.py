@@ -17,7 +17,6 @@ from robustbench_med.measure.statistics import accuracy
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "leaderboards" / "records"
-BASE = PUBLISHED / "a94126b59c78.json"  # concat on phantom, sound
 EVERY = "every head right"
 EVIL = '<script>alert("x")</script>\u2028\u202e</p>{{ 7 * 7 }}'
 
@@ -25,6 +24,20 @@ EVIL = '<script>alert("x")</script>\u2028\u202e</p>{{ 7 * 7 }}'
 def published() -> list[dict[str, Any]]:
     """Every published record."""
     return [json.loads(path.read_text()) for path in sorted(PUBLISHED.glob("*.json"))]
+
+
+def _base() -> Path:
+    """A published record of a deterministic net on the phantom, found sound."""
+
+    def fits(made: dict[str, Any]) -> bool:
+        alone = made["scoring"]["draws"] == 1 and made["attack"]["name"] == "pgd"
+        sound = made["audit"]["verdict"] == "sound"
+        return alone and sound and made["dataset"]["name"] == "phantom" and made["headline"] == EVERY
+
+    return PUBLISHED / f"{next(made['run'] for made in published() if fits(made))}.json"
+
+
+BASE = _base()
 
 
 def record(run: str, model: str = "net", verdict: str = "sound") -> dict[str, Any]:

@@ -115,12 +115,20 @@ def test_every_published_run_stands_somewhere() -> None:
         assert bool(place.rank) == (place.standing == "sound") == (not place.reason)
         if place.rank:
             assert verdict == "sound"
-    assert {place.standing for place in places} >= {"sound", "unaudited", "not sound", "refuted"}
+    assert {place.standing for place in places} >= {"sound", "unaudited"}
+
+
+def test_a_lower_row_whatever_its_verdict_refutes_a_sound_one() -> None:
+    sound, lower = (with_outcomes(record(run), first_right(n)) for run, n in (("r1", 100), ("r2", 90)))
+    lower["model"], lower["audit"]["verdict"] = sound["model"], "unaudited"
+    (board,) = standings([row(sound), row(lower)], {})
+    assert [(p.row["run"], p.standing) for p in board.places] == [("r1", "refuted"), ("r2", "unaudited")]
+    assert board.places[0].reason == "refuted: pgd leaves less"
 
 
 def test_a_row_that_a_lower_one_replaces_stands_below() -> None:
-    weak, strong = (with_outcomes(record("weak"), first_right(n)) for n in (100, 98))
-    strong["run"] = "strong"
+    weak, strong = (with_outcomes(record(run), first_right(n)) for run, n in (("weak", 100), ("strong", 98)))
+    strong["model"] = weak["model"]
     (board,) = standings([row(weak), row(strong)], {"weak": weak, "strong": strong})
     assert [(p.row["run"], p.rank, p.standing) for p in board.places] == [
         ("strong", 1, "sound"),

@@ -20,6 +20,7 @@ from PIL import Image
 pytest.importorskip("jinja2", reason="the extra html is not installed")
 pytest.importorskip("plotly", reason="the extra html is not installed")
 
+from robustbench_med.reporting.leaderboard import read
 from robustbench_med.reporting.page import environment
 from robustbench_med.studies.board import html_board
 from robustbench_med.util.errors import UserError
@@ -75,9 +76,10 @@ def rows(path: Path) -> list[str]:
 
 def test_all_published_records(tmp_path: Path) -> None:
     made = html_board([PUBLISHED], tmp_path / "board")
-    assert (made.runs, made.records) == (48, 48)
+    count = len(published())
+    assert (made.runs, made.records) == (count, count)
     out = tmp_path / "board"
-    assert len(rows(made.index)) == 48
+    assert len(rows(made.index)) == count
     for path in (made.index, *(out / "run").iterdir()):
         found = page(path)
         assert len(set(found.ids)) == len(found.ids)
@@ -193,13 +195,14 @@ def test_curves_tables_and_pictures(tmp_path: Path) -> None:
 
 
 def test_a_csv_and_what_lies_beside_it(tmp_path: Path) -> None:
+    count = len(read(PUBLISHED.parent / "phantom.csv"))
     made = html_board([PUBLISHED.parent / "phantom.csv"], tmp_path / "board")
-    assert made.runs == made.records == 16
+    assert made.runs == made.records == count > 0
     alone = tmp_path / "phantom.csv"
     alone.write_bytes((PUBLISHED.parent / "phantom.csv").read_bytes())
     lone = html_board([alone], tmp_path / "lone")
-    assert (lone.runs, lone.records) == (16, 0)
-    assert len(rows(lone.index)) == 16
+    assert (lone.runs, lone.records) == (count, 0)
+    assert len(rows(lone.index)) == count
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
