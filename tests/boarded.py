@@ -30,9 +30,9 @@ def _base() -> Path:
     """A published record of a deterministic net on the phantom, found sound."""
 
     def fits(made: dict[str, Any]) -> bool:
-        alone = made["scoring"]["draws"] == 1 and made["attack"]["name"] == "pgd"
-        sound = made["audit"]["verdict"] == "sound"
-        return alone and sound and made["dataset"]["name"] == "phantom" and made["headline"] == EVERY
+        alone: bool = made["scoring"]["draws"] == 1 and made["attack"]["name"] == "pgd"
+        sound: bool = made["audit"]["verdict"] == "sound"
+        return alone and sound and (made["dataset"]["name"], made["headline"]) == ("phantom", EVERY)
 
     return PUBLISHED / f"{next(made['run'] for made in published() if fits(made))}.json"
 
