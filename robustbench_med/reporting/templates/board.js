@@ -65,6 +65,8 @@
         if (link) link.hidden = here === 0;
         shown += here;
       }
+      const folded = document.getElementById("parts-list");
+      if (folded && values.length) folded.open = folded.querySelector("tr[data-standing]:not([hidden])") !== null;
       said(values.length ? `${shown} of ${all} runs shown.` : `${all} runs.`);
     };
     form.hidden = false;
