@@ -201,7 +201,12 @@ def _compare(options: argparse.Namespace, argv: Sequence[str]) -> int:
 
 def _board(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
-    path = given_path(options.csv)
+    if options.html is not None:
+        _html_board(options)
+        return
+    if len(options.paths) != 1:
+        raise UserError("robmed board ranks one CSV; for pages of many records say robmed board --html DIR")
+    path = given_path(options.paths[0])
     if not path.exists():
         raise UserError(f"{path} does not exist{nearest(path) or '; robmed run writes runs/leaderboard.csv'}")
     from robustbench_med.measure.ranking import boards
@@ -211,6 +216,16 @@ def _board(options: argparse.Namespace, argv: Sequence[str]) -> None:
     if not (rows := read(path)):
         raise UserError(f"{path} has no rows; robmed run appends them")
     show(boards(rows))
+
+
+def _html_board(options: argparse.Namespace) -> None:
+    from robustbench_med.studies.board import html_board
+
+    made = html_board(options.paths, options.html)
+    passed = f", {made.passed} other JSON files passed over" if made.passed else ""
+    say(f"runs    {made.runs}, {made.ranked} of them ranked{passed}")
+    say(f"pages   {made.records} of records")
+    say(f"open    {made.index}")
 
 
 def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:

@@ -161,7 +161,20 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_board(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("csv", type=Path, metavar="CSV", help="a leaderboard file")
+    add = parser.add_argument
+    add(
+        "paths",
+        nargs="*",
+        type=Path,
+        metavar="CSV",
+        help="a leaderboard file; with --html records and folders",
+    )
+    add(
+        "--html",
+        type=Path,
+        metavar="DIR",
+        help="write pages that need no server; default: the published ones",
+    )
     parser.set_defaults(command="board")
 
 

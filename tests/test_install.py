@@ -22,7 +22,13 @@ LIBRARIES = {
     "pyautoattack": ("pyautoattack", "pyautoattack"),
     "torchattacks": ("torchattacks", "torchattacks"),
 }
-NOT_IN_THE_CORE = {*(module for module, _ in LIBRARIES.values()), "requests", "torchvision", "multiprocess"}
+NOT_IN_THE_CORE = {
+    *(module for module, _ in LIBRARIES.values()),
+    "requests",
+    "torchvision",
+    "multiprocess",
+    "plotly",
+}
 
 
 @pytest.fixture(scope="module")

@@ -83,6 +83,8 @@ def _records() -> Iterator[Case]:
         more = ("board.csv", *NETS) if name.startswith("swapped") else ()
         named = () if expect == "accepted" else ("record.json", "old")
         yield Case(f"record.json/compare/{name}", arguments, (*needs, *more), spoil, expect, named)
+        pages = ("board", "--html", "out", "old")
+        yield Case(f"record.json/pages/{name}", pages, (*needs, *more), spoil, "either", named)
     yield from _record_values(file, commands, needs)
 
 
@@ -108,6 +110,8 @@ def _record_values(
             "either",
             ("record.json", "old", *path.split("/")),
         )
+        pages = ("board", "--html", "out", "old")
+        yield Case(f"record.json/pages/{path}/{name}", pages, needs, act, "either", ("record.json", "old"))
 
 
 # What commands read of a record.

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 from robustbench_med.api.model import DrawsSharedBy
 
 Z95 = 1.959963984540054
+MCNEMAR, PAIRED_T = "exact McNemar", "paired t over groups and draws"
 
 
 @dataclass(frozen=True)
@@ -275,6 +276,34 @@ def _newcombe(
     below = reach(one[0] - one[1], two[2] - two[0])
     above = reach(one[2] - one[0], two[0] - two[1])
     return max(value - below, -1.0), min(value + above, 1.0)
+
+
+def paired_test(
+    first: Scored, second: Scored, groups: Sequence[str], batches: NDArray[np.int64]
+) -> tuple[float, str]:
+    """Two-sided p-value that two means over the same samples are equal, and which test it is of.
+
+    Exact McNemar on independent samples of models without randomness; otherwise Student's t on the paired
+    difference, over groups and over draws that samples share.
+
+    Args:
+        groups, batches: of the N samples, see ``estimate``.
+    """
+    group = np.unique(np.asarray(groups), return_inverse=True)[1]
+    shared = "batch" in (first.draws_shared_by, second.draws_shared_by)
+    if first.draws == second.draws == 1 and not shared and group.max() + 1 == len(group):
+        return mcnemar(first.values > 0, second.values > 0), MCNEMAR
+    each = first.values - second.values
+    parts = _of_difference(each, first.without_one, second.without_one, group, batches)
+    variance, value = sum(v for v, _ in parts), abs(float(each.mean()))
+    if variance <= 0:  # every group differs by as much, or none does: the sign test over groups
+        return (1.0 if value == 0 else min(1.0, 2 * 0.5 ** (int(group.max()) + 1))), PAIRED_T
+    ratio = value / math.sqrt(variance)
+    least = 1e-12
+    if _quantile(parts, 1 - least / 2) <= ratio:
+        return least, PAIRED_T
+    found = optimize.brentq(lambda p: _quantile(parts, 1 - p / 2) - ratio, least, 1.0)
+    return float(found), PAIRED_T
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:

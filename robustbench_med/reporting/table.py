@@ -49,17 +49,17 @@ def _accuracies(record: Mapping[str, Any]) -> tuple[list[str], list[NumberRow]]:
         if random:
             cells += [f"{100 * value[kind]['value']:.1f}" for kind in ("majority", "worst_of_draws")]
         style = "bold" if name == record["headline"] else ""
-        rows.append(NumberRow(name + _collateral(record, name), cells, style))
+        rows.append(NumberRow(name + collateral(record, name), cells, style))
     return ["accuracy in % (95 %)", "clean", "robust", *draws], rows
 
 
-def _collateral(record: Mapping[str, Any], name: str) -> str:
+def collateral(record: Mapping[str, Any], name: str) -> str:
     """Figures of a finding say nothing of an attack on that finding, unless it was the one aimed at."""
-    finding = _asked_by(record, name) is not None
+    finding = asked_by(record, name) is not None
     return " (collateral)" if finding and name != record["headline"] else ""
 
 
-def _asked_by(record: Mapping[str, Any], name: str) -> str | None:
+def asked_by(record: Mapping[str, Any], name: str) -> str | None:
     """The head that a finding belongs to; None for a head."""
     heads = record["dataset"]["heads"].items()
     return next((h for h, head in heads if name in head["questions"] and name != h), None)
@@ -72,7 +72,7 @@ def _metrics(record: Mapping[str, Any]) -> tuple[list[str], list[NumberRow]]:
     for name, kinds in record["metrics"].items():
         pairs = [_pair(kinds, metric) for metric in measured]
         success = record["attack_success"].get(name)
-        head = _asked_by(record, name)
+        head = asked_by(record, name)
         # Findings stand below their head.
         shown = f"· {name.removeprefix(f'{head}.')}" if head in record["metrics"] else name
         rows.append(NumberRow(shown, [*pairs, "-" if success is None else f"{100 * success:.1f} %"]))
@@ -95,8 +95,8 @@ def _conditions(record: Mapping[str, Any]) -> Table:
     radii = ", ".join(f"{name} {b['norm']} {radius(b)}" for name, b in budgets.items())
     joint = " (one ball for all of them together)" if threat["joint"] else ""
     table.add_row("attacked", plain(radii + joint))
-    table.add_row("goal", plain(_goal(record)))
-    for line in _randomness(record):
+    table.add_row("goal", plain(goal_words(record)))
+    for line in randomness_words(record):
         table.add_row(*line)
     if not record["attack"]["follows_samples"]:
         table.add_row(
@@ -121,7 +121,8 @@ def _conditions(record: Mapping[str, Any]) -> Table:
     return table
 
 
-def _goal(record: Mapping[str, Any]) -> str:
+def goal_words(record: Mapping[str, Any]) -> str:
+    """What the attacker wants: "any head wrong"."""
     threat = record["threat_model"]
     goal, towards = threat["goal"], threat.get("towards")
     if towards:
@@ -131,7 +132,8 @@ def _goal(record: Mapping[str, Any]) -> str:
     return words.get(goal, f"{goal} wrong")
 
 
-def _randomness(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+def randomness_words(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How a model's draws were met: what is said of, and what."""
     shared, draws = record["model"]["draws_shared_by"], record["scoring"]["draws"]
     if shared == "none":
         return [("randomness", "none: one gradient and one scoring pass each are exact")]
