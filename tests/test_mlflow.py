@@ -81,9 +81,13 @@ def test_metrics_by_names_that_mlflow_takes(weights: dict[str, Path], tmp_path: 
 
 
 @with_mlflow
-def test_a_record_in_a_store(weights: dict[str, Path], tmp_path: Path) -> None:
-    """Logged twice, it is there once."""
+def test_a_record_in_a_store(
+    weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logged twice, it is there once. Beside such a store MLflow puts pictures where it is called."""
     import mlflow
+
+    monkeypatch.chdir(tmp_path)
 
     store, seen = f"sqlite:///{tmp_path / 'runs.db'}", list[Mapping[str, Any]]()
     run_all(config(weights, tmp_path / "runs"), on_record=seen.append)
@@ -100,8 +104,12 @@ def test_a_record_in_a_store(weights: dict[str, Path], tmp_path: Path) -> None:
 
 
 @with_mlflow
-def test_the_flag(weights: dict[str, Path], tmp_path: Path, robmed: Robmed) -> None:
+def test_the_flag(
+    weights: dict[str, Path], tmp_path: Path, robmed: Robmed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
+
+    monkeypatch.chdir(tmp_path)
 
     store = f"sqlite:///{tmp_path / 'runs.db'}"
     flags = ["--model", "concat", "--attack", "fgsm", "--weights", weights["concat"], "--samples", "2"]
