@@ -3,7 +3,7 @@
 Runs what of a suite (``robust-mail``, ``zoo``) has no record in ``records/`` yet (all of it takes hours
 on two cores; finished runs under RUNS are read back), adds the new records there, and writes a CSV a data
 set from all of them and the suite's table and figure. To make a row again, delete its record first; with
---again all that other code made are made anew.
+--again all that other code made are made anew. --plan says what would be made, --workers shares it out.
 Nothing is written when a run failed.
 """
 
@@ -16,10 +16,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from robustbench_med.evaluation.identity import subject_key
+from robustbench_med.evaluation.workers import Workers
+from robustbench_med.reporting.columns import schema
+from robustbench_med.reporting.forecast import show
 from robustbench_med.reporting.leaderboard import row, write
+from robustbench_med.studies.forecast import forecast_suite
 from robustbench_med.studies.records import read_record
-from robustbench_med.studies.suite import Suite, run_suite
+from robustbench_med.studies.suite import Making, Suite, run_suite
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import read_json, write_json
 
@@ -33,15 +39,29 @@ def main() -> int:
     parser.add_argument("runs", nargs="?", type=Path, default=Path("runs/published"))
     parser.add_argument("--suite", choices=SUITES, default=SUITES[0])
     parser.add_argument("--again", action="store_true", help="make what other code made anew")
+    parser.add_argument("--workers", type=int, default=0, help="share the work among so many processes")
+    parser.add_argument(
+        "--plan", action="store_true", help="say what is missing and what it costs; make nothing"
+    )
     options = parser.parse_args()
     try:
-        return publish(options.suite, options.runs, options.again)
+        workers = Workers(options.workers)
+        if options.plan:
+            return plan(options.suite, options.runs, options.again, workers)
+        return publish(options.suite, options.runs, options.again, workers)
     except UserError as error:
         print(f"publish: {error}", file=sys.stderr)
         return 2
 
 
-def publish(name: str, runs: Path, again: bool) -> int:
+def plan(name: str, runs: Path, again: bool, workers: Workers) -> int:
+    """Print what ``publish`` would make."""
+    found = forecast_suite(Suite.from_yaml(name), Making(runs, published=published(), again=again))
+    show(found.runs, found.seconds, found.memory, found.left_out, workers.count, Console())
+    return 0
+
+
+def publish(name: str, runs: Path, again: bool, workers: Workers) -> int:
     """Run what is missing and write everything; 1, and nothing written, when a run failed."""
     result = run_suite(
         Suite.from_yaml(name),
@@ -50,6 +70,7 @@ def publish(name: str, runs: Path, again: bool) -> int:
         published=published(),
         again=again,
         situations={each["run"]: each for each in situations(name)},
+        workers=workers,
     )
     if result.failed:
         return 1
@@ -93,6 +114,7 @@ def write_boards() -> None:
         if found:
             write(HERE / f"{dataset}.csv", [row(record) for record in found])
             print(f"{dataset}.csv: {len(found)} rows")
+    write_json(HERE / "schema.json", schema())
 
 
 def _order(record: Mapping[str, Any], models: Sequence[str]) -> tuple[int, str, int]:

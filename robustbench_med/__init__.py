@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from robustbench_med.models.wrap import wrap
     from robustbench_med.studies.evaluate import evaluate
     from robustbench_med.studies.live import arrays
-    from robustbench_med.studies.run import Result, run, run_all
+    from robustbench_med.studies.result import Result
+    from robustbench_med.studies.run import run
+    from robustbench_med.studies.several import run_all
 
 _HOMES = {
     "load_dataset": "robustbench_med.data.catalog",
     "load_model": "robustbench_med.models.load",
     "run": "robustbench_med.studies.run",
-    "run_all": "robustbench_med.studies.run",
-    "Result": "robustbench_med.studies.run",
+    "run_all": "robustbench_med.studies.several",
+    "Result": "robustbench_med.studies.result",
     "RunConfig": "robustbench_med.evaluation.prepare",
     "evaluate": "robustbench_med.studies.evaluate",
     "arrays": "robustbench_med.studies.live",

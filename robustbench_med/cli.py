@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_med.flags import LISTS, parser
-from robustbench_med.options import OPTION, join, net_options, run_config
+from robustbench_med.options import OPTION, crew_of, join, net_options, run_config
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import given_path, nearest, refusal
 from robustbench_med.util.terminal import complain, lenient_streams, say
@@ -115,18 +115,20 @@ def _completion(options: argparse.Namespace, argv: Sequence[str]) -> None:
 def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
     config = run_config(options)
+    from robustbench_med.reporting.leaderboard import holds
     from robustbench_med.reporting.table import show
-    from robustbench_med.studies.run import run_all
+    from robustbench_med.studies.several import run_all
 
     console = _console()
-    for result in run_all(config, options.audit, options.pictures):
+    for result in run_all(config, options.audit, options.pictures, **crew_of(options)):
         show(result.record, console)
         say()
         say(f"record  {result.folder / 'record.json'}")
         picture = result.folder / "picture.png"
         if options.pictures and picture.exists():
             say(f"picture {picture}")
-        say(f"row     {result.leaderboard}")
+        if holds(result.leaderboard, result.record["run"]):
+            say(f"row     {result.leaderboard}")
 
 
 def _curve(options: argparse.Namespace, argv: Sequence[str]) -> None:
@@ -140,7 +142,7 @@ def _curve(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.reporting.curve import show
     from robustbench_med.studies.curve import epsilon_curve
 
-    curve, folder = epsilon_curve(config, radii, options.audit, options.pictures)
+    curve, folder = epsilon_curve(config, radii, options.audit, options.pictures, **crew_of(options))
     show(curve, _console())
     say()
     say(f"curve   {folder / 'curve.json'}")
@@ -156,7 +158,7 @@ def _modalities(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.reporting.modalities import show
     from robustbench_med.studies.modalities import modality_table
 
-    table, folder = modality_table(config, options.audit, options.pictures)
+    table, folder = modality_table(config, options.audit, options.pictures, **crew_of(options))
     show(table, _console())
     say()
     say(f"table   {folder / 'modalities.json'}")
@@ -169,11 +171,16 @@ def _suite(options: argparse.Namespace, argv: Sequence[str]) -> int:
     from robustbench_med.names import require
 
     require("suite", options.suite)
-    from robustbench_med.studies.suite import Suite, run_suite
+    from robustbench_med.studies.suite import Making, Suite, run_suite
 
     suite = Suite.from_yaml(options.suite)
-    out = options.out or Path("runs") / Path(options.suite).stem
-    result = run_suite(suite, given_path(out), options.device, say)
+    out = given_path(options.out or Path("runs") / Path(options.suite).stem)
+    crew = crew_of(options)
+    _forecast(suite, Making(out, options.device, workers=crew["workers"]))
+    if options.plan:
+        return 0
+    say()
+    result = run_suite(suite, out, options.device, say, **crew)
     say()
     for line in result.table.read_text(encoding="utf-8").splitlines():
         say(line)
@@ -184,6 +191,14 @@ def _suite(options: argparse.Namespace, argv: Sequence[str]) -> int:
     for line in result.failed:
         complain(f"failed: {line}")
     return 1 if result.failed else 0
+
+
+def _forecast(suite: Any, making: Any) -> None:
+    from robustbench_med.reporting.forecast import show
+    from robustbench_med.studies.forecast import forecast_suite
+
+    found = forecast_suite(suite, making)
+    show(found.runs, found.seconds, found.memory, found.left_out, making.workers.count, _console())
 
 
 def _compare(options: argparse.Namespace, argv: Sequence[str]) -> int:

@@ -107,7 +107,21 @@ def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
         metavar="AUDIT",
         help="run every check of an audit: default, quick, or a YAML file (robmed audit)",
     )
+    _add_workers(add)
     parser.set_defaults(command="run")
+
+
+def _add_workers(add: Callable[..., Any]) -> None:
+    """Who makes batches and checks, and who is told."""
+    add("--workers", type=int, metavar="N", help="share batches and checks among N processes (docs/scale.md)")
+    add("--ray", metavar="ADDRESS", help="let them run on a Ray cluster: its address, or local")
+    add(
+        "--mlflow",
+        metavar="URI",
+        nargs="?",
+        const="",
+        help="log every record to MLflow; default its own store",
+    )
 
 
 def _add_net(add: Callable[..., Any]) -> None:
@@ -148,6 +162,8 @@ def _add_suite(parser: argparse.ArgumentParser) -> None:
     add("suite", metavar="SUITE", help="name (robmed list suites) or YAML file")
     add("--device", default="cpu", help="cpu (default), cuda, …")
     add("--out", type=Path, help="folder of run folders, table and figure; default runs/SUITE")
+    add("--plan", action="store_true", help="say what there is to be made and what it costs; make nothing")
+    _add_workers(add)
     parser.set_defaults(command="suite")
 
 

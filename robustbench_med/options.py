@@ -25,7 +25,7 @@ def run_config(options: argparse.Namespace) -> Any:
     if options.config:
         require("protocol", options.config)
     values = read_yaml(find("protocol", "protocols", options.config)) if options.config else {}
-    other = ("command", "config", "audit", "radii", "pictures")
+    other = ("command", "config", "audit", "radii", "pictures", "workers", "ray", "mlflow")
     flags = {k: v for k, v in vars(options).items() if v is not None and k not in other}
     join(flags, values.get("dataset"))
     given = values.get("attack_options") or {}
@@ -53,6 +53,25 @@ def run_config(options: argparse.Namespace) -> Any:
     from robustbench_med.evaluation.prepare import RunConfig
 
     return build(RunConfig, merged, options.config or "robmed run")
+
+
+def crew_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Who makes the runs, and who is told of their records, as ``run_all`` and its like take them.
+
+    Raises:
+        UserError: a number of workers that makes no sense; MLflow is asked for and is not installed.
+    """
+    from robustbench_med.evaluation.workers import Workers
+
+    on_record = None
+    if options.mlflow is not None:
+        from robustbench_med.mlflow import logger
+
+        on_record = logger(options.mlflow or None)
+    asked = options.workers if options.workers is not None else 0
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"--workers {options.workers}: choose 1 or more, about as many as there are cores")
+    return {"workers": Workers(asked, options.ray), "on_record": on_record}
 
 
 def join(flags: dict[str, Any], otherwise: str | None = None) -> None:

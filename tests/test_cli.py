@@ -295,7 +295,7 @@ def test_ctrl_c(robmed: Robmed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("robustbench_med.studies.run.run_all", interrupt)
+    monkeypatch.setattr("robustbench_med.studies.several.run_all", interrupt)
     code, lines = robmed("run", "--model", "concat", "--attack", "pgd", "--out", tmp_path)
     assert code == 130
     assert lines == ["robmed: interrupted; the same command goes on from here"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -145,6 +146,16 @@ class Bench:
         self.tried: list[Outcomes] = []
         self._model: FusionModel | None = None
 
+    def anew(self, tried: Sequence[Outcomes] = ()) -> Bench:
+        """The same bench, whose model was asked nothing yet: no check depends on another that came before.
+
+        Args:
+            tried: see the attribute.
+        """
+        bench = copy.copy(self)
+        bench.passes, bench.tried, bench._model = Passes(), list(tried), None
+        return bench
+
     @property
     def deterministic(self) -> bool:
         """Whether the model is."""
@@ -203,14 +214,6 @@ class Bench:
     def stands(self, device: torch.device) -> Tensor:
         """Which samples the run's attack left right in most draws, bool (N,)."""
         return torch.from_numpy(self.right.mean(0) > 0.5).to(device)
-
-
-class Check(Protocol):
-    """What can be asked about a run."""
-
-    __name__: str
-
-    def __call__(self, bench: Bench) -> Iterator[Finding]: ...
 
 
 def percent(share: float) -> str:

@@ -91,14 +91,14 @@ def monotone(bench: Bench) -> Iterator[Finding]:
     yield Finding.of("monotone", passed, shares)
 
 
-def no_other_is_stronger(bench: Bench) -> Iterator[Finding]:
-    """Weaker or otherwise informed attacks must leave at least as much as the run's."""
-    for other in bench.config.others:
-        try:
-            found = _against(bench, other)
-        except UserError as error:
-            found = Finding(other.role, "not made", str(error))
-        yield found
+def no_other_is_stronger(bench: Bench, number: int) -> Iterator[Finding]:
+    """A weaker or otherwise informed attack, one of ``others``, must leave at least as much as the run's."""
+    other = bench.config.others[number]
+    try:
+        found = _against(bench, other)
+    except UserError as error:
+        found = Finding(other.role, "not made", str(error))
+    yield found
 
 
 def _against(bench: Bench, other: Other) -> Finding:

@@ -18,6 +18,7 @@ from robustbench_med.evaluation.plan import Plan, load_batch
 from robustbench_med.measure.accuracy import correct
 from robustbench_med.measure.statistics import Scored, accuracy, lead
 from robustbench_med.util.errors import UserError
+from robustbench_med.util.files import read_json, write_json
 from robustbench_med.util.seeding import derive
 
 SAMPLES = 50
@@ -90,6 +91,24 @@ def converge(plan: Plan, folder: Path, announce: Callable[[str], None]) -> Curve
         folder: for what a killed search goes on from.
         announce: told what is being tried.
     """
+    if curve_path(folder).exists():
+        return Curve.from_record(read_json(curve_path(folder)))
+    curve = _searched(plan, folder, announce)
+    keep_curve(curve, folder)
+    return curve
+
+
+def curve_path(folder: Path) -> Path:
+    """Where the curve of a search that is done lies while the run lasts."""
+    return folder / "curve.json"
+
+
+def keep_curve(curve: Curve, folder: Path) -> None:
+    """Write what a search found where ``converge`` looks for it."""
+    write_json(curve_path(folder), curve.as_record())
+
+
+def _searched(plan: Plan, folder: Path, announce: Callable[[str], None]) -> Curve:
     part = replace(plan, split=plan.split.take(np.arange(min(SAMPLES, len(plan.split)))))
     passes, points = Passes(), list[Point]()
     before: Scored | None = None

@@ -2,6 +2,7 @@
 
 Three copies of the model take part: one is attacked, one answers for the clean inputs, and one that has
 seen neither scores what the attack found. A model that remembers what it was asked cannot answer by that.
+Every batch has copies of its own, so that no outcome depends on which batches one process made.
 """
 
 from __future__ import annotations
@@ -49,14 +50,24 @@ def evaluate(plan: Plan, parts: Path, advance: Callable[[int], None]) -> Outcome
         parts: folder that holds one file a batch while the run lasts.
         advance: told the number of samples done after each batch.
     """
-    copies, done = Copies.of(plan), []
+    done = []
     for number, index in enumerate(plan.batches):
-        path = parts / f"{number:05d}.npz"
+        path = part_path(parts, number)
         if not path.exists():
-            evaluate_batch(plan, copies, number, index).save(path)
+            evaluate_batch(plan, Copies.of(plan), number, index).save(path)
         done.append(Outcomes.load(path))
         advance(len(index))
     return joined(done)
+
+
+def part_path(parts: Path, number: int) -> Path:
+    """Where the outcomes of batch ``number`` lie while the run lasts."""
+    return parts / f"{number:05d}.npz"
+
+
+def missing(plan: Plan, parts: Path) -> list[int]:
+    """The batches of a run that are not made yet, by number."""
+    return [number for number in range(len(plan.batches)) if not part_path(parts, number).exists()]
 
 
 def evaluate_batch(plan: Plan, copies: Copies, number: int, index: NDArray[np.int64]) -> Outcomes:

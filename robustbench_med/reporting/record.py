@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 
 from robustbench_med.api.data import Modality, Split
 from robustbench_med.api.model import FusionModel
@@ -79,6 +80,7 @@ def record(
             "seconds": round(outcomes.seconds, 3),
         },
         "seed": plan.seed,
+        "threads": torch.get_num_threads(),
         "code": code,
         "started": started,
     }

@@ -9,11 +9,14 @@ from pathlib import Path
 
 from robustbench_med.evaluation.adversary import DEFAULT_RADII, radii_of
 from robustbench_med.evaluation.prepare import RunConfig, prepare
+from robustbench_med.evaluation.workers import ALONE, Workers
 from robustbench_med.measure.curve import EpsilonCurve, curve_of
 from robustbench_med.reporting.curve import draw
 from robustbench_med.reporting.figures import drawn
+from robustbench_med.studies.crew import Order, in_order
 from robustbench_med.studies.records import folder_name
-from robustbench_med.studies.run import checked, require_single, run_prepared, say_guesses
+from robustbench_med.studies.result import OnRecord
+from robustbench_med.studies.run import checked, require_single, say_guesses
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import given_path, sha256_json, write_json
 
@@ -21,14 +24,21 @@ LINF_GRID = tuple(k / 255 for k in (0.5, 1, 2, 4, 8))  # docs/method.md, "Threat
 
 
 def epsilon_curve(
-    config: RunConfig, radii: Sequence[float] = (), audited: str | None = None, pictures: bool = True
+    config: RunConfig,
+    radii: Sequence[float] = (),
+    audited: str | None = None,
+    pictures: bool = True,
+    workers: Workers = ALONE,
+    on_record: OnRecord | None = None,
 ) -> tuple[EpsilonCurve, Path]:
-    """Run the same attack at each radius. Every run has its record and row; finished ones are not repeated.
+    """Run the same attack at each radius. Every run has its record, none a row: they are parts of
+    one claim. Finished ones are not repeated.
 
     Args:
         config: its ``eps`` says how the radii of the modalities compare; all are scaled together.
         radii: of the first attacked modality that is no table (of the first, if all are); half, 1, 2, 4 and
             8 / 255 for Linf when not given, or as many times a table's default.
+        workers, on_record: see ``robustbench_med.studies.several.run_all``.
 
     Returns:
         The curve, and the folder with curve.json and, with ``pictures``, curve.png.
@@ -51,11 +61,12 @@ def epsilon_curve(
     if base[of] == 0:
         raise UserError(f"curve: the radius of {of!r} is 0, so the others cannot be scaled with it")
     say_guesses(first.subject, config.dataset)
-    records, out = [], given_path(config.out)
+    orders, out = [], given_path(config.out)
     for radius in chosen:
         eps = {name: epsilon * radius / base[of] for name, epsilon in base.items()} | {of: radius}
         prepared = prepare(replace(config, eps=eps), first.subject)
-        records.append(run_prepared(prepared, audited, reuse=True, pictures=pictures).record)
+        orders.append(Order(prepared, None, audited, True, pictures, on_record, row=False))
+    records = [result.record for result in in_order(orders, workers)]
     curve = curve_of(records, chosen, of)
     label, dataset = records[0]["model"]["label"], records[0]["dataset"]["name"]
     folder = out / folder_name(label, "curve", dataset, sha256_json(curve.runs)[:12])

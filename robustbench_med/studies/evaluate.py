@@ -18,7 +18,8 @@ from robustbench_med.models.load import LoadedModel, load_model, looked, wrapped
 from robustbench_med.models.named import ModelConfig
 from robustbench_med.models.wrap import Wrap
 from robustbench_med.studies.live import Data, taken
-from robustbench_med.studies.run import Result, checked, run_prepared
+from robustbench_med.studies.result import OnRecord, Result
+from robustbench_med.studies.run import checked, run_prepared
 from robustbench_med.util.config import build
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.terminal import say
@@ -33,6 +34,7 @@ def evaluate(
     *,
     audit: str | None = None,
     weights: str | None = None,
+    on_record: OnRecord | None = None,
     **options: Any,
 ) -> Result:
     """The robust accuracy of a net on some data, with everything that ``robmed run`` says of it.
@@ -49,6 +51,8 @@ def evaluate(
             as ``--dataset`` takes it.
         attack: as ``--attack`` takes it.
         audit: "quick", "default" or a file: make every check of the number.
+        on_record: is given the record once it is on disk, with the run's folder under ``folder``; so does
+            ``robustbench_med.mlflow.log_record``.
         options: further fields of ``RunConfig`` (eps, norm, modality, head, eot, draws, samples, seed, out,
             …), and of the attack (steps, restarts, loss, …).
 
@@ -61,7 +65,7 @@ def evaluate(
     config = _config(model, data, attack, weights, options)
     subject = _subject(model, data, config, weights)
     said = replace(config, model=subject.loaded.config.label, dataset=subject.whole.info.name)
-    return run_prepared(prepare(said, subject), audit)
+    return run_prepared(prepare(said, subject), audit, on_record=on_record)
 
 
 def _config(

@@ -13,25 +13,36 @@ from robustbench_med.api.data import DatasetInfo
 from robustbench_med.evaluation.plan import Plan, load_batch
 from robustbench_med.evaluation.prepare import Prepared, RunConfig, prepare
 from robustbench_med.evaluation.scoring import scores
+from robustbench_med.evaluation.workers import ALONE, Workers
 from robustbench_med.measure import statistics
 from robustbench_med.measure.accuracy import answers, judged
 from robustbench_med.measure.modalities import ModalityTable, Situation, modality_table_of
 from robustbench_med.measure.statistics import Estimate
 from robustbench_med.reporting.figures import drawn
 from robustbench_med.reporting.modalities import draw
+from robustbench_med.studies.crew import Order, in_order
 from robustbench_med.studies.records import folder_name
-from robustbench_med.studies.run import checked, require_single, run_prepared, say_guesses
+from robustbench_med.studies.result import OnRecord, Result
+from robustbench_med.studies.run import checked, require_single, say_guesses
 from robustbench_med.util.files import given_path, sha256_json, write_json
 
 
 def modality_table(
-    config: RunConfig, audited: str | None = None, pictures: bool = True
+    config: RunConfig,
+    audited: str | None = None,
+    pictures: bool = True,
+    workers: Workers = ALONE,
+    on_record: OnRecord | None = None,
 ) -> tuple[ModalityTable, Path]:
     """Attack each modality alone, then all together; take each away; for unpaired data, measure leakage.
 
-    Every attack is a run of its own, with record and row; finished ones are not repeated. A missing
-    image, volume or signal has its lowest value everywhere; a missing table the middle of its range. What
+    Every attack is a run of its own with a record; that on all modalities together has a row in the
+    leaderboard, the others are parts of this table. Finished ones are not repeated. A missing image, volume
+    or signal has its lowest value everywhere; a missing table the middle of its range. What
     nothing of can be changed is not attacked.
+
+    Args:
+        workers, on_record: see ``robustbench_med.studies.several.run_all``.
 
     Returns:
         The table, and the folder with modalities.json and, with ``pictures``, modalities.png.
@@ -46,11 +57,17 @@ def modality_table(
     info = first.plan.split.info
     names = [m.name for m in info.modalities if m.mutable is None or m.mutable.any()]
     sets = [*([(name,) for name in names] if len(names) > 1 else []), tuple(names)]
-    attacked = [_attacked(first, replace(config, modality=chosen), audited, pictures) for chosen in sets]
-    foreign = [
-        _attacked(first, replace(config, modality=(name,), head=head), audited, pictures)
-        for head, name in _foreign(info, names)
+    asked = [replace(config, modality=chosen) for chosen in sets]
+    asked += [replace(config, modality=(name,), head=head) for head, name in _foreign(info, names)]
+    orders = [
+        Order(
+            _prepared(first, each), None, audited, True, pictures, on_record, row=each is asked[len(sets) - 1]
+        )
+        for each in asked
     ]
+    results = in_order(orders, workers)
+    situations = [_situation(each, result) for each, result in zip(asked, results, strict=True)]
+    attacked, foreign = situations[: len(sets)], situations[len(sets) :]
     clean = Situation("clean", (), "", _accuracy(first.plan, None))
     missing = [Situation("missing", (m.name,), "", _accuracy(first.plan, m.name)) for m in info.modalities]
     label = first.loaded.config.label
@@ -70,11 +87,14 @@ def _foreign(info: DatasetInfo, names: list[str]) -> list[tuple[str, str]]:
     return [(head.name, name) for head in info.heads for name in names if name not in head.modalities]
 
 
-def _attacked(first: Prepared, config: RunConfig, audited: str | None, pictures: bool) -> Situation:
+def _prepared(first: Prepared, config: RunConfig) -> Prepared:
     eps = config.eps
     if isinstance(eps, dict):  # radii of modalities that are not attacked now
         config = replace(config, eps={name: eps[name] for name in config.modality if name in eps})
-    result = run_prepared(prepare(config, first.subject), audited, reuse=True, pictures=pictures)
+    return prepare(config, first.subject)
+
+
+def _situation(config: RunConfig, result: Result) -> Situation:
     accuracy = {name: value.robust for name, value in result.accuracy.items()}
     return Situation("attacked", config.modality, config.head, accuracy, result.record["run"])
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from robustbench_med.audit import CHEAP_SAMPLES, Audit, AuditConfig, Bench, Thresholds, audit, converged
 from robustbench_med.audit.draws import Curve, converge
@@ -19,41 +22,28 @@ from robustbench_med.evaluation.batches import evaluate
 from robustbench_med.evaluation.identity import code_of, code_of_run, identify
 from robustbench_med.evaluation.outcomes import Outcomes
 from robustbench_med.evaluation.plan import Plan
-from robustbench_med.evaluation.prepare import Prepared, RunConfig, Subject, prepare, prepare_all
+from robustbench_med.evaluation.prepare import Prepared, RunConfig, Subject, prepare
 from robustbench_med.measure import metrics
 from robustbench_med.measure.accuracy import Accuracy, accuracies
 from robustbench_med.measure.samples import Samples
-from robustbench_med.measure.worst import worst_case
 from robustbench_med.models.cost import multiply_accumulates
 from robustbench_med.reporting import leaderboard
 from robustbench_med.reporting.figures import drawn
 from robustbench_med.reporting.picture import draw, draw_draws
-from robustbench_med.reporting.record import ensemble_record, record
+from robustbench_med.reporting.record import record
 from robustbench_med.studies.records import folder_name, read_record, run_folder
+from robustbench_med.studies.result import OnRecord, Result
 from robustbench_med.util.config import build, find, read_yaml
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import given_path, sha256_json, write_json
+from robustbench_med.util.files import given_path, read_text, sha256_json, write_json, write_text
 from robustbench_med.util.progress import progress_bar
 from robustbench_med.util.terminal import say
 
-__all__ = ["Result", "RunConfig", "audit_config", "run", "run_all", "run_id", "run_prepared"]
+__all__ = ["OnRecord", "Result", "RunConfig", "audit_config", "run", "run_id", "run_prepared"]
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a run produced.
-
-    Attributes:
-        accuracy: by head, question, and all heads together (``measure.accuracy.EVERY``).
-        record: the JSON record, as written to ``folder``.
-        folder: record.json, outcomes.npz, and picture.png (an ensemble has no picture of its own).
-        leaderboard: the CSV that holds the row.
-    """
-
-    accuracy: Mapping[str, Accuracy]
-    record: Mapping[str, Any]
-    folder: Path
-    leaderboard: Path
+WORKING = ("parts", "audit", "eot")  # folders of what a killed run goes on from
+THREADS = "parts/threads"  # the file that says with how many threads a pass they were made
 
 
 def run(config: RunConfig, audited: str | None = None, reuse: bool = False) -> Result:
@@ -79,23 +69,6 @@ def checked(config: RunConfig) -> RunConfig:
     )
 
 
-def run_all(config: RunConfig, audited: str | None = None, pictures: bool = True) -> list[Result]:
-    """Run each attack of a comma-separated list, and with several their per-sample worst case.
-
-    The attacks are run by rising name; with several, those that are finished are read back. What was guessed
-    about somebody's own net or data is said first.
-
-    Raises:
-        UserError: see ``run``; an option that none of the attacks has.
-    """
-    each = prepare_all(checked(config))
-    say_guesses(each[0].subject, config.dataset)
-    if len(each) == 1:
-        return [run_prepared(each[0], audited, pictures=pictures)]
-    results = [run_prepared(prepared, audited, reuse=True, pictures=pictures) for prepared in each]
-    return [*results, _ensemble(results, each[0].plan)]
-
-
 def say_guesses(subject: Subject, dataset: str) -> None:
     """Print what was guessed about a net or data that somebody brought, while it can still be mended.
 
@@ -108,45 +81,43 @@ def say_guesses(subject: Subject, dataset: str) -> None:
 
 
 def run_prepared(
-    prepared: Prepared, audited: str | None = None, reuse: bool = False, pictures: bool = True
+    prepared: Prepared,
+    audited: str | None = None,
+    reuse: bool = False,
+    pictures: bool = True,
+    on_record: OnRecord | None = None,
+    row: bool = True,
 ) -> Result:
-    """``run`` on objects that are there already; without pictures if they are not wanted."""
+    """``run`` on objects that are there already; without pictures if they are not wanted.
+
+    Args:
+        row: put it into the leaderboard; not what is a part of another claim. A row that is there is kept.
+    """
+    with opened(prepared, audited, reuse) as work:
+        return work.finish(pictures, on_record, row)
+
+
+@contextmanager
+def opened(
+    prepared: Prepared, audited: str | None = None, reuse: bool = False, quiet: bool = False
+) -> Iterator[Work]:
+    """The work of a run in its folder, to which nobody else has access meanwhile.
+
+    Args:
+        quiet: no progress bars of its own.
+    """
     checks = audit_config(audited or "default")  # what is wrong with it is said before the run, not after
-    config, plan = prepared.config, prepared.plan
+    config = prepared.config
     out, board = places(config)
     code = code_of_run(prepared)
     name = _id(prepared, code)
     called = folder_name(prepared.loaded.config.label, config.attack, config.dataset, name)
     with run_folder(out, board, leaderboard.COLUMNS, called) as folder:
         before = read_record(folder) if (folder / "record.json").exists() else None
-        if reuse and before is not None and _serves(before, audited):
-            if pictures and not (folder / "picture.png").exists():  # killed before it was drawn
-                _Work(prepared, folder, checks, None).draw_again(before)
-            return _read_back(before, folder, board)
-        work = _Work(prepared, folder, checks, audited)
-        made = work.make(before)
-        samples = Samples.of(made.outcomes, plan.goal, plan.model.draws_shared_by)
-        result = record(
-            name,
-            replace(prepared, plan=made.plan),
-            code,
-            made.outcomes,
-            made.measured,
-            metrics.describe(made.outcomes, plan.goal, samples.draws_shared_by, plan.split.subgroups),
-            samples,
-            made.audit,
-            multiply_accumulates(plan.fresh(), plan.split.info),
-            made.started,
-        )
-        if made.curve is not None:
-            result["eot_curve"] = made.curve.as_record()
-        made.outcomes.save(folder / "outcomes.npz")
-        write_json(folder / "record.json", result)
-        leaderboard.append(board, leaderboard.row(result))
-        if pictures:
-            work.draw(made)
-        _clean(folder)
-    return Result(made.measured, result, folder, board)
+        if before is None:
+            same_threads(folder, torch.get_num_threads())
+        served = reuse and before is not None and _serves(before, audited)
+        yield Work(prepared, folder, checks, audited, name, code, board, before, served, quiet)
 
 
 def places(config: RunConfig) -> tuple[Path, Path]:
@@ -158,6 +129,14 @@ def places(config: RunConfig) -> tuple[Path, Path]:
         else out / "leaderboard.csv"
     )
     return out, board
+
+
+def is_finished(prepared: Prepared, audited: str | None) -> bool:
+    """Whether a run was made, by the same code, and audited as is asked."""
+    name = run_id(prepared)
+    called = folder_name(prepared.loaded.config.label, prepared.config.attack, prepared.config.dataset, name)
+    folder = places(prepared.config)[0] / called
+    return (folder / "record.json").exists() and _serves(read_record(folder), audited)
 
 
 def run_id(prepared: Prepared) -> str:
@@ -191,13 +170,6 @@ def _serves(before: Mapping[str, Any], audited: str | None) -> bool:
     return audited is None or (found.get("config") == audited and found.get("code") == _audit_code())
 
 
-def _read_back(before: Mapping[str, Any], folder: Path, board: Path) -> Result:
-    _clean(folder)
-    if not leaderboard.holds(board, before["run"]):
-        leaderboard.append(board, leaderboard.row(before))
-    return Result(_measured(before), before, folder, board)
-
-
 def _measured(before: Mapping[str, Any]) -> dict[str, Accuracy]:
     """The accuracies of a record."""
     return {name: Accuracy.from_record(value) for name, value in before["accuracy"].items()}
@@ -205,8 +177,18 @@ def _measured(before: Mapping[str, Any]) -> dict[str, Accuracy]:
 
 def _clean(folder: Path) -> None:
     """Take away what only a killed run goes on from."""
-    for parts in ("parts", "audit", "eot"):
+    for parts in WORKING:
         shutil.rmtree(folder / parts, ignore_errors=True)
+
+
+def same_threads(folder: Path, threads: int) -> None:
+    """Take away the parts of a killed run that were made with another number of threads a pass: sums are
+    rounded otherwise, and a record says with how many it was made."""
+    kept = folder / THREADS
+    if kept.exists() and read_text(kept).strip() != str(threads):
+        _clean(folder)
+    if not kept.exists():
+        write_text(kept, f"{threads}\n")
 
 
 @dataclass(frozen=True)
@@ -228,13 +210,73 @@ class _Made:
 
 
 @dataclass(frozen=True)
-class _Work:
-    """The work of one run in its folder."""
+class Work:
+    """The work of one run in its folder.
+
+    Attributes:
+        name: of the run.
+        code: that makes it.
+        before: its record, if it is finished.
+        served: that record is what is asked for.
+    """
 
     prepared: Prepared
     folder: Path
     checks: AuditConfig
     audited: str | None
+    name: str
+    code: Mapping[str, Any]
+    board: Path
+    before: Mapping[str, Any] | None
+    served: bool
+    quiet: bool = False
+
+    def finish(self, pictures: bool = True, on_record: OnRecord | None = None, row: bool = True) -> Result:
+        """Make what is not made yet, and the record of it; see ``run_prepared``."""
+        result = self._read_back(pictures, row) if self.served else self._recorded(pictures, row)
+        if on_record is not None:
+            on_record({**result.record, "folder": str(result.folder)})
+        return result
+
+    def _read_back(self, pictures: bool, row: bool) -> Result:
+        assert self.before is not None
+        if pictures and not (self.folder / "picture.png").exists():  # killed before it was drawn
+            self.draw_again(self.before)
+        _clean(self.folder)
+        if row and not leaderboard.holds(self.board, self.name):
+            leaderboard.append(self.board, leaderboard.row(self.before))
+        return Result(_measured(self.before), self.before, self.folder, self.board)
+
+    def _recorded(self, pictures: bool, row: bool) -> Result:
+        plan, made = self.prepared.plan, self.make(self.before)
+        samples = Samples.of(made.outcomes, plan.goal, plan.model.draws_shared_by)
+        result = record(
+            self.name,
+            replace(self.prepared, plan=made.plan),
+            self.code,
+            made.outcomes,
+            made.measured,
+            metrics.describe(made.outcomes, plan.goal, samples.draws_shared_by, plan.split.subgroups),
+            samples,
+            made.audit,
+            multiply_accumulates(plan.fresh(), plan.split.info),
+            made.started,
+        )
+        if made.curve is not None:
+            result["eot_curve"] = made.curve.as_record()
+        made.outcomes.save(self.folder / "outcomes.npz")
+        write_json(self.folder / "record.json", result)
+        if row or leaderboard.holds(self.board, self.name):
+            leaderboard.append(self.board, leaderboard.row(result))
+        if pictures:
+            self.draw(made)
+        _clean(self.folder)
+        return Result(made.measured, result, self.folder, self.board)
+
+    @property
+    def audits_only(self) -> bool:
+        """The run is finished, and is asked for its audit."""
+        return self.before is not None and self.audited is not None
 
     def make(self, before: Mapping[str, Any] | None) -> _Made:
         """Attack and audit; of a run that is finished, and is to be audited, only that.
@@ -243,13 +285,12 @@ class _Work:
             before: the record of the finished run, if there is one.
         """
         plan, started = self.prepared.plan, datetime.now(UTC).isoformat(timespec="seconds")
-        if before is not None and self.audited is not None:
-            curve = Curve.from_record(before["eot_curve"]) if "eot_curve" in before else None
-            outcomes, started = Outcomes.load(self.folder / "outcomes.npz"), before["started"]
+        if before is not None and self.audits_only:
+            curve, outcomes, started = self.found_before(), self.outcomes_before(), before["started"]
         else:
-            curve = self._searched(plan) if self.prepared.stored["eot"] == "auto" else None
-            outcomes = self._evaluated(replace(plan, eot=curve.draws) if curve else plan)
-        plan = replace(plan, eot=curve.draws) if curve else plan
+            curve = self._searched(plan) if self.searches else None
+            outcomes = self._evaluated(with_draws(plan, curve))
+        plan = with_draws(plan, curve)
         measured = accuracies(outcomes, plan.goal, plan.model.draws_shared_by)
         found = self._audited(plan, outcomes)
         if curve is not None:
@@ -260,31 +301,50 @@ class _Work:
             audit_record = dict(before["audit"]) if same else audit_record
         return _Made(plan, curve, outcomes, measured, audit_record, started)
 
+    def found_before(self) -> Curve | None:
+        """The curve of a finished run, if it has one."""
+        before = self.before or {}
+        return Curve.from_record(before["eot_curve"]) if "eot_curve" in before else None
+
+    def outcomes_before(self) -> Outcomes:
+        """Those of a finished run."""
+        return Outcomes.load(self.folder / "outcomes.npz")
+
+    @property
+    def searches(self) -> bool:
+        """The number of EOT draws is to be found."""
+        return bool(self.prepared.stored["eot"] == "auto")
+
     def _searched(self, plan: Plan) -> Curve:
-        with progress_bar() as bar:
+        with progress_bar(not self.quiet) as bar:
             task = bar.add_task("EOT auto", total=None)
             return converge(
                 plan, self.folder / "eot", lambda title: bar.update(task, description=f"auto: {title}")
             )
 
     def _evaluated(self, plan: Plan) -> Outcomes:
-        with progress_bar() as bar:
+        with progress_bar(not self.quiet) as bar:
             task = bar.add_task(
                 f"{self.prepared.loaded.config.label} under {plan.name}", total=len(plan.split)
             )
             return evaluate(plan, self.folder / "parts", lambda done: bar.advance(task, done))
 
     def _audited(self, plan: Plan, outcomes: Outcomes) -> Audit:
-        complete = self.audited is not None
-        checks = self.checks if complete else replace(self.checks, samples=CHEAP_SAMPLES)
-        with progress_bar() as bar:
+        with progress_bar(not self.quiet) as bar:
             task = bar.add_task("audit", total=None)
 
             def announce(title: str) -> None:
                 bar.update(task, description=f"audit: {title}")
 
-            bench = Bench(plan, outcomes, checks, make_attack, self.folder / "audit", announce, Thresholds())
-            return audit(bench, complete)
+            return audit(self.bench(plan, outcomes, announce), self.audited is not None)
+
+    def bench(
+        self, plan: Plan, outcomes: Outcomes, announce: Callable[[str], None] = lambda _: None
+    ) -> Bench:
+        """What the checks that are asked for work with."""
+        checks = self.checks if self.audited is not None else replace(self.checks, samples=CHEAP_SAMPLES)
+        folder = self.folder / "audit" / sha256_json([_audit_code(), torch.get_num_threads()])[:12]
+        return Bench(plan, outcomes, checks, make_attack, folder, announce, Thresholds())
 
     def draw(self, made: _Made) -> None:
         """The pictures; the record is on disk, and a picture that fails costs a warning."""
@@ -302,28 +362,13 @@ class _Work:
 
     def draw_again(self, before: Mapping[str, Any]) -> None:
         """The pictures of a finished run, from what it left."""
-        curve = Curve.from_record(before["eot_curve"]) if "eot_curve" in before else None
-        outcomes, measured = Outcomes.load(self.folder / "outcomes.npz"), _measured(before)
-        self.draw(_Made(self.prepared.plan, curve, outcomes, measured, before["audit"], before["started"]))
+        made = (self.found_before(), self.outcomes_before(), _measured(before))
+        self.draw(_Made(self.prepared.plan, *made, before["audit"], before["started"]))
 
 
-def _ensemble(results: Sequence[Result], plan: Plan) -> Result:
-    """The row of the worst case of ``results``."""
-    outcomes = [Outcomes.load(result.folder / "outcomes.npz") for result in results]
-    worst, shared_by = worst_case(outcomes, plan.goal), plan.model.draws_shared_by
-    measured = accuracies(worst, plan.goal, shared_by)
-    members = [result.record for result in results]
-    name = sha256_json([member["run"] for member in members])[:12]
-    further = metrics.describe(worst, plan.goal, shared_by, plan.split.subgroups)
-    made = ensemble_record(name, members, measured, further, Samples.of(worst, plan.goal, shared_by))
-    board = results[0].leaderboard
-    folder = folder_name(made["model"]["label"], "ensemble", made["dataset"]["name"], name)
-    place = results[0].folder.parent / folder
-    worst.save(place / "outcomes.npz")
-    write_json(place / "record.json", made)
-    if not leaderboard.holds(board, name):
-        leaderboard.append(board, leaderboard.row(made))
-    return Result(measured, made, place, board)
+def with_draws(plan: Plan, curve: Curve | None) -> Plan:
+    """A plan with as many EOT draws as a search found, if there was one."""
+    return plan if curve is None else replace(plan, eot=curve.draws)
 
 
 def require_single(config: RunConfig, what: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,19 +15,23 @@ from robustbench_med.api.data import Split
 from robustbench_med.data.catalog import load_dataset, require_dataset
 from robustbench_med.evaluation.identity import code_of_run, key_of, subject_key
 from robustbench_med.evaluation.prepare import Prepared, RunConfig, Subject, load_subject, prepare
+from robustbench_med.evaluation.workers import ALONE, Workers
 from robustbench_med.models.cards import net_at
 from robustbench_med.models.named import require_model, variant_of
 from robustbench_med.models.weights import default_weights
 from robustbench_med.reporting import suite as report
 from robustbench_med.reporting import zoo
 from robustbench_med.reporting.figures import drawn
+from robustbench_med.studies.crew import Order, carry_out
 from robustbench_med.studies.modalities import modality_table
-from robustbench_med.studies.run import audit_config, checked, run_prepared
+from robustbench_med.studies.result import OnRecord, Result
+from robustbench_med.studies.run import audit_config, checked
 from robustbench_med.util.config import build, find, read_yaml
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.fields import STRICT
 from robustbench_med.util.files import write_text
 
+Key = tuple[str, str, str]
 Records = dict[tuple[str, str, str], Mapping[str, Any]]
 Situations = dict[tuple[str, str], Mapping[str, Any]]
 
@@ -134,7 +138,6 @@ class _Published:
 
     records: Mapping[str, Mapping[str, Any]]
     again: bool
-    situations: Mapping[str, Mapping[str, Any]]
 
     def of(self, prepared: Prepared, entry: Entry) -> tuple[Mapping[str, Any] | None, bool]:
         """The record of a run, if there is one audited as is asked, and whether other code made it."""
@@ -146,6 +149,58 @@ class _Published:
         return (None if other and self.again else record), other
 
 
+@dataclass(frozen=True)
+class Making:
+    """How a suite is made.
+
+    Attributes:
+        out: run folders, leaderboard.csv, table.md and figure.png go there.
+        announce: told what is run, and what is left out and why.
+        published: records; a run that has one, audited as is asked, is not made.
+        again: make those again that other code made.
+        situations: as in ``SuiteResult``, by the run that attacks all modalities; not made again.
+        workers: who makes the batches and checks; by default this process.
+        on_record: given each record that is made or read back, once it is on disk.
+    """
+
+    out: Path
+    device: str = "cpu"
+    announce: Callable[[str], None] = lambda _: None
+    published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    again: bool = False
+    situations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    workers: Workers = ALONE
+    on_record: OnRecord | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a suite.
+
+    Attributes:
+        model: as the suite calls it.
+        found: a published record that stands for it.
+        other: other code made that.
+    """
+
+    model: str
+    entry: Entry
+    prepared: Prepared
+    found: Mapping[str, Any] | None
+    other: bool
+
+    @property
+    def key(self) -> Key:
+        """Data set, model, column."""
+        return self.prepared.config.dataset, self.model, self.entry.column
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        dataset, model, column = self.key
+        return f"{model} on {dataset}, {column}"
+
+
 def run_suite(
     suite: Suite,
     out: Path,
@@ -154,33 +209,24 @@ def run_suite(
     published: Mapping[str, Mapping[str, Any]] | None = None,
     again: bool = False,
     situations: Mapping[str, Mapping[str, Any]] | None = None,
+    workers: Workers = ALONE,
+    on_record: OnRecord | None = None,
 ) -> SuiteResult:
     """Run what has data and weights at hand; what is finished is not repeated, a failure ends no other run.
 
     Args:
-        out: run folders, leaderboard.csv, table.md and figure.png go there.
-        announce: told what is run, and what is left out and why.
-        published: records; a run that has one, audited as is asked, is not made.
-        again: make those again that other code made.
-        situations: as in ``SuiteResult``, by the run that attacks all modalities; not made again.
+        out, device, announce, published, again, situations, workers, on_record: see ``Making``.
 
     Raises:
         UserError: nothing of the suite can be run.
     """
-    taken = _Published({subject_key(r): r for r in (published or {}).values()}, again, situations or {})
+    making = Making(out, device, announce, published or {}, again, situations or {}, workers, on_record)
     result = SuiteResult(out / "table.md", out / "figure.png")
-    for dataset in suite.datasets:
-        try:
-            whole = load_dataset(dataset, "test")
-        except UserError as error:
-            result.left_out.append(f"{dataset}: {error}")
-            announce(f"left out: {result.left_out[-1]}")
-            continue
-        except Exception as error:  # see ``_failed``
-            _failed(dataset, error, result, announce)
-            continue
-        for model in suite.models:
-            _run_model(suite, model, whole, result, taken, device, out, announce)
+    asked = _make(suite, making, result)
+    for key, (config, situated) in asked.items():
+        if situated and key in result.records:
+            announce(f"{' on '.join(key[1::-1])}, {key[2]}, one modality at a time")
+            _situate(key[1], config, result.records[key]["run"], result, making)
     if not result.records:
         if result.failed:
             raise UserError(f"nothing of this suite could be run; the first failure: {result.failed[0]}")
@@ -196,16 +242,61 @@ def run_suite(
     return result
 
 
-def _run_model(
-    suite: Suite,
-    model: str,
-    whole: Split,
-    result: SuiteResult,
-    taken: _Published,
-    device: str,
-    out: Path,
-    announce: Callable[[str], None],
-) -> None:
+Asked = dict[Key, tuple[RunConfig, bool]]
+"""Config of every cell, in the suite's order, and whether its modalities are attacked one by one, too."""
+
+
+def _make(suite: Suite, making: Making, result: SuiteResult) -> Asked:
+    """Make the runs; their records go into ``result`` in the suite's order, whoever was done first."""
+    made: Records = {}
+    asked: Asked = {}
+
+    def done(order: Order, found: Result) -> None:
+        made[order.key.key] = found.record
+
+    def failed(order: Order, error: Exception) -> None:
+        _failed(order.key.title, error, result, making.announce)
+
+    count = len(suite.datasets) * len(suite.models) * len(suite.runs)
+    carry_out(_orders(suite, making, result, made, asked), making.workers, done, failed, count)
+    result.records.update({key: made[key] for key in asked if key in made})
+    return asked
+
+
+def _orders(
+    suite: Suite, making: Making, result: SuiteResult, made: Records, asked: Asked
+) -> Iterator[Order]:
+    """The runs that are to be made; those that are published go into ``made`` at once."""
+    for cell in cells(suite, making, result):
+        asked[cell.key] = cell.prepared.config, cell.entry.modalities
+        result.other_code += cell.other and cell.found is not None
+        if cell.found is not None:
+            made[cell.key] = cell.found
+            continue
+        making.announce(cell.title)
+        yield Order(cell.prepared, cell, cell.entry.audit or None, on_record=making.on_record)
+
+
+def cells(suite: Suite, making: Making, result: SuiteResult) -> Iterator[Cell]:
+    """Every run of a suite whose data and weights are at hand; what is not goes into ``result``."""
+    taken = _Published({subject_key(r): r for r in making.published.values()}, making.again)
+    for dataset in suite.datasets:
+        try:
+            whole = load_dataset(dataset, "test")
+        except UserError as error:
+            result.left_out.append(f"{dataset}: {error}")
+            making.announce(f"left out: {result.left_out[-1]}")
+            continue
+        except Exception as error:  # see ``_failed``
+            _failed(dataset, error, result, making.announce)
+            continue
+        for model in suite.models:
+            yield from _cells_of(suite, model, whole, making, result, taken)
+
+
+def _cells_of(
+    suite: Suite, model: str, whole: Split, making: Making, result: SuiteResult, taken: _Published
+) -> Iterator[Cell]:
     """All columns of one model, which is loaded once."""
     dataset, subject = whole.info.name, None
     width = None if variant_of(model)[1] else suite.widths.get(dataset)
@@ -214,28 +305,19 @@ def _run_model(
         default_weights(named, dataset)
     except UserError as error:
         result.left_out.append(f"{model} on {dataset}: {error}")
-        announce(f"left out: {result.left_out[-1]}")
+        making.announce(f"left out: {result.left_out[-1]}")
         return
     for entry in suite.runs:
         try:
-            config = _config(entry, named, dataset, len(whole), device, out)
+            config = _config(entry, named, dataset, len(whole), making.device, making.out)
             subject = subject or load_subject(config, whole)
             if not _is_for(entry, subject):
                 continue
             prepared = prepare(config, subject)
         except Exception as error:  # see ``_failed``
-            _failed(f"{model} on {dataset}, {entry.column}", error, result, announce)
+            _failed(f"{model} on {dataset}, {entry.column}", error, result, making.announce)
             continue
-        found, other = taken.of(prepared, entry)
-        result.other_code += other and found is not None
-        if found is None:
-            announce(f"{model} on {dataset}, {entry.column}")
-            found = _run(prepared, entry, result, announce)
-        if found is not None:
-            result.records[dataset, model, entry.column] = found
-        if found is not None and entry.modalities:
-            announce(f"{model} on {dataset}, {entry.column}, one modality at a time")
-            _situate(model, config, found["run"], result, taken, announce)
+        yield Cell(model, entry, prepared, *taken.of(prepared, entry))
 
 
 def _is_for(entry: Entry, subject: Subject) -> bool:
@@ -243,23 +325,16 @@ def _is_for(entry: Entry, subject: Subject) -> bool:
     return not entry.only or (entry.only == "random") == random
 
 
-def _situate(
-    model: str,
-    config: RunConfig,
-    run: str,
-    result: SuiteResult,
-    taken: _Published,
-    announce: Callable[[str], None],
-) -> None:
+def _situate(model: str, config: RunConfig, run: str, result: SuiteResult, making: Making) -> None:
     """Attack each modality alone, and take each away, unless that is published."""
     key = config.dataset, model
-    if run in taken.situations:
-        result.situations[key] = taken.situations[run]
+    if run in making.situations:
+        result.situations[key] = making.situations[run]
         return
     try:
-        table, _ = modality_table(config, pictures=False)
+        table, _ = modality_table(config, pictures=False, workers=making.workers)
     except Exception as error:  # see ``_failed``
-        _failed(f"{model} on {config.dataset}, one modality at a time", error, result, announce)
+        _failed(f"{model} on {config.dataset}, one modality at a time", error, result, making.announce)
         return
     result.situations[key] = {**table.as_record(), "run": run}
 
@@ -276,18 +351,6 @@ def _config(entry: Entry, model: str, dataset: str, size: int, device: str, out:
             out=str(out),
         )
     )
-
-
-def _run(
-    prepared: Prepared, entry: Entry, result: SuiteResult, announce: Callable[[str], None]
-) -> Mapping[str, Any] | None:
-    """One cell; None if it failed, which is said and ends nothing else."""
-    where = f"{prepared.config.model} on {prepared.config.dataset}, {entry.column}"
-    try:
-        return run_prepared(prepared, entry.audit or None, reuse=True).record
-    except Exception as error:  # see ``_failed``
-        _failed(where, error, result, announce)
-    return None
 
 
 def _failed(where: str, error: Exception, result: SuiteResult, announce: Callable[[str], None]) -> None:

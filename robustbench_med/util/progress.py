@@ -29,8 +29,12 @@ class _Plain(Progress):
         super().update(task_id, *args, **kwargs)  # type: ignore[arg-type]
 
 
-def progress_bar() -> Progress:
-    """A bar on standard error if that is a terminal; a log file gets errors only."""
+def progress_bar(shown: bool = True) -> Progress:
+    """A bar on standard error if that is a terminal; a log file gets errors only.
+
+    Args:
+        shown: not where another bar shows the same.
+    """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     return _Plain(
@@ -38,5 +42,5 @@ def progress_bar() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=not (shown and console.is_terminal),
     )

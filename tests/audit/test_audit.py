@@ -294,7 +294,7 @@ def test_a_finished_run_is_audited_without_another_attack(
     config = replace(config, attack_options={"steps": 1}, draws=2)
     first = run(config)
     for attacks in ("_evaluated", "_searched"):
-        monkeypatch.setattr(pipeline._Work, attacks, None)  # whoever calls one fails
+        monkeypatch.setattr(pipeline.Work, attacks, None)  # whoever calls one fails
     second = run(config, "quick")
     assert second.record["audit"]["complete"]
     for kept in ("run", "accuracy", "eot_curve", "cost", "started"):

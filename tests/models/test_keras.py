@@ -18,7 +18,7 @@ from robustbench_med import evaluate, wrap
 from robustbench_med.models.code import fingerprint
 from robustbench_med.models.keras_nets import KerasNet, choose_torch, load_keras
 from robustbench_med.models.wrap import call_of
-from robustbench_med.studies.run import Result
+from robustbench_med.studies.result import Result
 from robustbench_med.util.errors import UserError
 
 choose_torch()

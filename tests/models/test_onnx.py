@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from robustbench_med import evaluate
 from robustbench_med.models.code import fingerprint
 from robustbench_med.models.onnx_nets import OnnxNet, load_onnx
-from robustbench_med.studies.run import Result
+from robustbench_med.studies.result import Result
 from robustbench_med.util.errors import UserError
 
 onnx = pytest.importorskip("onnx")

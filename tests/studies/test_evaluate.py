@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from robustbench_med import arrays, evaluate, wrap
 from robustbench_med.defenses.gaussian_noise import GaussianNoise
 from robustbench_med.models.code import fingerprint
-from robustbench_med.studies.run import Result
+from robustbench_med.studies.result import Result
 from robustbench_med.util.errors import UserError
 
 N, EPSILON = 40, 0.03

@@ -45,7 +45,9 @@ from robustbench_med.flags import parser
 from robustbench_med.measure.accuracy import EVERY, SOME, accuracies, correct
 from robustbench_med.options import run_config
 from robustbench_med.reporting import leaderboard
-from robustbench_med.studies.run import Result, run, run_all
+from robustbench_med.studies.result import Result
+from robustbench_med.studies.run import run
+from robustbench_med.studies.several import run_all
 from robustbench_med.util.config import build
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import sha256_file

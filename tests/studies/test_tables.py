@@ -33,11 +33,11 @@ from robustbench_med.measure.accuracy import EVERY, Accuracy
 from robustbench_med.measure.curve import EpsilonCurve, curve_of
 from robustbench_med.measure.ranking import boards
 from robustbench_med.measure.statistics import Estimate
-from robustbench_med.studies import modalities
+from robustbench_med.reporting.leaderboard import read
+from robustbench_med.studies import crew, modalities
 from robustbench_med.studies import run as pipeline
-from robustbench_med.studies import suite as suites
 from robustbench_med.studies.curve import epsilon_curve
-from robustbench_med.studies.run import Result
+from robustbench_med.studies.result import Result
 from robustbench_med.studies.suite import Entry, Suite, run_suite
 from robustbench_med.util.errors import UserError
 
@@ -57,18 +57,21 @@ def test_curve_and_its_reuse(
     assert len(found["runs"]) == 2
     assert {"lesion", "side", "every head right"} == set(found["accuracy"])
     assert next(tmp_path.glob("*-curve-*/curve.png")).stat().st_size > 0
-    rows = (tmp_path / "leaderboard.csv").read_text().splitlines()
-    assert len(rows) == 3
+    assert not (tmp_path / "leaderboard.csv").exists()
+    assert len(list(tmp_path.glob("*/record.json"))) == 2
 
     def again(*_: object) -> None:
         raise AssertionError("a finished run was made again")
 
     monkeypatch.setattr(pipeline, "evaluate", again)
     assert robmed(*call)[0] == 0
-    assert (tmp_path / "leaderboard.csv").read_text().splitlines() == rows
-    (tmp_path / "leaderboard.csv").unlink()  # as if a kill had come between record and row
+    one = ("run", *flags(weights, tmp_path), "--eps", "4/255")
+    monkeypatch.undo()
+    assert robmed(*one)[0] == 0
+    rows = (tmp_path / "leaderboard.csv").read_text().splitlines()
+    assert len(rows) == 2
     assert robmed(*call)[0] == 0
-    assert (tmp_path / "leaderboard.csv").read_text().splitlines() == rows
+    assert (tmp_path / "leaderboard.csv").read_text().splitlines() == rows, "a curve takes no row away"
 
 
 def curve_through(breaks_at: NDArray[np.float64], radii: Sequence[float]) -> EpsilonCurve:
@@ -108,6 +111,8 @@ def test_modalities(robmed: Robmed, weights: dict[str, Path], tmp_path: Path) ->
     assert said == [("clean", []), *both, ("missing", ["mr"]), ("missing", ["ct"])]
     assert found["leakage"] == {}  # both images are of the same head
     assert len(list(tmp_path.glob("concat*-fgsm-*/record.json"))) == 3
+    (row,) = read(tmp_path / "leaderboard.csv")
+    assert row["epsilon"] == "mr=4/255; ct=4/255"
 
 
 def test_a_missing_modality_is_black_and_unrelated_images_are_told_apart(
@@ -127,7 +132,7 @@ def test_a_missing_modality_is_black_and_unrelated_images_are_told_apart(
 
     asked = []
 
-    def run(prepared: Any, audited: str | None, reuse: bool, pictures: bool) -> Any:
+    def run(prepared: Any, audited: str | None, reuse: bool, pictures: bool, *_: object) -> Any:
         assert (audited, reuse, pictures) == (None, True, True)
         asked.append((prepared.config.modality, prepared.config.head))
         half = Estimate(0.5, 0.4, 0.6, "wilson")
@@ -135,7 +140,7 @@ def test_a_missing_modality_is_black_and_unrelated_images_are_told_apart(
         return Result(accuracy, {"run": str(len(asked))}, tmp_path, tmp_path)
 
     monkeypatch.setattr(modalities, "prepare", prepare)
-    monkeypatch.setattr(modalities, "run_prepared", run)
+    monkeypatch.setattr(crew, "run_prepared", run)
     found, folder = modalities.modality_table(RunConfig("m", "fgsm", out=str(tmp_path)))
     assert asked == [
         (("a",), "any"),
@@ -224,7 +229,7 @@ def test_a_zoo_takes_over_what_is_published(tmp_path: Path, monkeypatch: pytest.
     suite = zoo_of(Entry("released", samples=4, only="deterministic", modalities=True))
     made = run_suite(suite, tmp_path / "out")
     (record,), (table,) = made.records.values(), made.situations.values()
-    monkeypatch.setattr(suites, "run_prepared", None)  # called, it would fail
+    monkeypatch.setattr(crew, "run_prepared", None)  # called, it would fail
     again = run_suite(suite, tmp_path / "again", published={"r": record}, situations={record["run"]: table})
     assert (again.failed, again.records, again.situations) == ([], made.records, made.situations)
     assert again.table.read_text() == made.table.read_text()
@@ -256,7 +261,7 @@ def test_a_cell_that_fails_ends_no_other(tmp_path: Path, monkeypatch: pytest.Mon
             raise RuntimeError("a bug")
         return original(prepared, *arguments, **named)
 
-    monkeypatch.setattr(suites, "run_prepared", run)
+    monkeypatch.setattr(crew, "run_prepared", run)
     result = run_suite(Suite("Small", ("phantom",), ("concat",), entries), tmp_path)
     assert list(result.records) == [("phantom", "concat", "4")]
     assert result.failed == ["concat on phantom, 2: RuntimeError: a bug"]

@@ -1,0 +1,105 @@
+"""What a suite is said to cost: never less than it takes, and nothing is made for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import (
+    ATTACKS,
+    CHANNELS,
+    CLASSES,
+    ConvNet,
+    RandomNet,
+    labelled_by,
+    plan_of,
+    random_split,
+    seeded,
+    threat_of,
+)
+
+from robustbench_med import cli
+from robustbench_med.api.model import FusionModel
+from robustbench_med.evaluation.batches import evaluate
+from robustbench_med.evaluation.forecast import Cost, attack_cost, scoring_cost, time_pass
+from robustbench_med.evaluation.plan import Plan
+from robustbench_med.studies.forecast import forecast_suite
+from robustbench_med.studies.suite import Entry, Making, Suite, run_suite
+
+
+def planned(net: FusionModel, attack: str, **options: Any) -> Plan:
+    split = labelled_by(net, random_split(8))
+    return plan_of(net, split, ATTACKS.get(attack)(**options), threat_of(a=0.02, b=0.02))
+
+
+@pytest.mark.parametrize(("steps", "restarts"), [(7, 1), (5, 3)])
+def test_passes_are_those_of_a_sample_that_never_breaks(steps: int, restarts: int) -> None:
+    found = attack_cost(planned(seeded(ConvNet, CHANNELS, CLASSES), "pgd", steps=steps, restarts=restarts))
+    assert found.backward == steps * restarts
+    assert found.backward <= found.forward <= (steps + 1) * restarts + 1
+
+
+def test_draws_multiply_passes() -> None:
+    plan = planned(seeded(RandomNet, CHANNELS, CLASSES), "pgd", steps=4)
+    one, three = (attack_cost(replace(plan, eot=eot)) for eot in (1, 3))
+    assert three == one * 3
+    assert scoring_cost(replace(plan, draws=5)) == Cost(20, 0)
+
+
+@pytest.mark.parametrize(
+    ("attack", "options"),
+    [
+        ("apgd", {"steps": 10}),
+        ("square", {"queries": 30}),
+        ("autoattack", {"steps": 5}),
+        ("spsa", {"steps": 3}),
+        ("fgsm", {}),
+    ],
+)
+def test_no_run_takes_more_than_was_said(attack: str, options: dict[str, Any], tmp_path: Path) -> None:
+    plan = planned(seeded(ConvNet, CHANNELS, CLASSES), attack, **options)
+    said, took = attack_cost(plan), evaluate(plan, tmp_path, lambda _: None)
+    assert 0 < took.forward <= said.forward * len(plan.split)
+    assert took.backward <= said.backward * len(plan.split)
+
+
+def test_a_pass_has_a_time_and_a_size() -> None:
+    found = time_pass(planned(seeded(ConvNet, CHANNELS, CLASSES), "fgsm"))
+    assert found.forward > 0
+    assert found.seconds(Cost(10, 0)) == pytest.approx(10 * found.forward)
+    assert found.seconds(Cost(10, 10)) == pytest.approx(10 * found.both)
+    assert found.memory > 10_000_000
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_plan_tells_what_is_there(tmp_path: Path) -> None:
+    suite = Suite(
+        "Small", ("phantom",), ("concat",), tuple(Entry("released", samples=n, title=str(n)) for n in (2, 4))
+    )
+    first = Suite("First", ("phantom",), ("concat",), suite.runs[:1])
+    before = forecast_suite(suite, Making(tmp_path / "out"))
+    assert [run.state for run in before.runs] == ["to make", "to make"]
+    assert before.runs[1].passes is not None
+    assert before.runs[0].passes == before.runs[1].passes
+    assert before.seconds > 0
+    assert not (tmp_path / "out").exists()
+    made = run_suite(first, tmp_path / "out")
+    after = forecast_suite(suite, Making(tmp_path / "out"))
+    assert [run.state for run in after.runs] == ["finished", "to make"]
+    assert after.runs[0].seconds is None
+    published = {record["run"]: record for record in made.records.values()}
+    taken = forecast_suite(suite, Making(tmp_path / "other", published=published))
+    assert [run.state for run in taken.runs] == ["published", "to make"]
+
+
+def test_the_flag_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = tmp_path / "suite.yaml"
+    run = "{protocol: released, samples: 2}"
+    suite.write_text(f"title: Small\ndatasets: [phantom]\nmodels: [concat]\nruns: [{run}]\n")
+    assert cli.main(["suite", str(suite), "--out", str(tmp_path / "out"), "--plan", "--workers", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "to make: 1 of 1 runs, at most" in said
+    assert "with 2 workers" in said
+    assert not (tmp_path / "out").exists()
