@@ -123,6 +123,8 @@ def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
         show(result.record, console)
         say()
         say(f"record  {result.folder / 'record.json'}")
+        if result.inputs is not None:
+            say(f"inputs  {result.inputs}")
         picture = result.folder / "picture.png"
         if options.pictures and picture.exists():
             say(f"picture {picture}")

@@ -98,6 +98,13 @@ def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
     add("--device", help="cpu (default), cuda, …")
     add("--out", help="folder of run folders; default runs")
     add("--leaderboard", help="CSV that gets the row; default OUT/leaderboard.csv")
+    add(
+        "--save-adversarial",
+        nargs="?",
+        const=True,
+        metavar="FILE.npz",
+        help="keep the adversarial inputs beside the record, or in this file, for robmed verify",
+    )
     add("--no-picture", action="store_false", dest="pictures", help="draw nothing")
     add(
         "--audit",

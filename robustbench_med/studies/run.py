@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,27 +14,32 @@ from typing import Any
 from robustbench_med.audit import CHEAP_SAMPLES, Audit, AuditConfig, Bench, Thresholds, audit, converged
 from robustbench_med.audit.draws import Curve, converge
 from robustbench_med.data.catalog import is_own
+from robustbench_med.evaluation import kept
 from robustbench_med.evaluation.adversary import make_attack
 from robustbench_med.evaluation.batches import evaluate
 from robustbench_med.evaluation.identity import code_of, code_of_run, identify
-from robustbench_med.evaluation.outcomes import Outcomes
+from robustbench_med.evaluation.kept import Blobs
+from robustbench_med.evaluation.outcomes import Outcomes, chosen_from
 from robustbench_med.evaluation.plan import Plan
 from robustbench_med.evaluation.prepare import Prepared, RunConfig, Subject, prepare, prepare_all
 from robustbench_med.measure import metrics
 from robustbench_med.measure.accuracy import Accuracy, accuracies
 from robustbench_med.measure.samples import Samples
-from robustbench_med.measure.worst import worst_case
+from robustbench_med.measure.worst import strongest
 from robustbench_med.models.cost import multiply_accumulates
 from robustbench_med.reporting import leaderboard
 from robustbench_med.reporting.figures import drawn
 from robustbench_med.reporting.picture import draw, draw_draws
 from robustbench_med.reporting.record import ensemble_record, record
+from robustbench_med.studies import keeping
 from robustbench_med.studies.records import folder_name, read_record, run_folder
 from robustbench_med.util.config import build, find, read_yaml
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import given_path, sha256_json, write_json
 from robustbench_med.util.progress import progress_bar
 from robustbench_med.util.terminal import say
+
+KEEPING = "parts-kept"  # parts without adversarial inputs are no parts of a run that keeps them
 
 __all__ = ["Result", "RunConfig", "audit_config", "run", "run_all", "run_id", "run_prepared"]
 
@@ -46,14 +51,17 @@ class Result:
     Attributes:
         accuracy: by head, question, and all heads together (``measure.accuracy.EVERY``).
         record: the JSON record, as written to ``folder``.
-        folder: record.json, outcomes.npz, and picture.png (an ensemble has no picture of its own).
+        folder: record.json, outcomes.npz, picture.png (an ensemble has no picture of its own), and
+            adversarial.npz if that was asked for.
         leaderboard: the CSV that holds the row.
+        inputs: the file of the adversarial inputs, if they were to be kept.
     """
 
     accuracy: Mapping[str, Accuracy]
     record: Mapping[str, Any]
     folder: Path
     leaderboard: Path
+    inputs: Path | None = None
 
 
 def run(config: RunConfig, audited: str | None = None, reuse: bool = False) -> Result:
@@ -92,6 +100,7 @@ def run_all(config: RunConfig, audited: str | None = None, pictures: bool = True
     say_guesses(each[0].subject, config.dataset)
     if len(each) == 1:
         return [run_prepared(each[0], audited, pictures=pictures)]
+    keeping.require_one(config, f"--attack {config.attack}")
     results = [run_prepared(prepared, audited, reuse=True, pictures=pictures) for prepared in each]
     return [*results, _ensemble(results, each[0].plan)]
 
@@ -117,14 +126,16 @@ def run_prepared(
     code = code_of_run(prepared)
     name = _id(prepared, code)
     called = folder_name(prepared.loaded.config.label, config.attack, config.dataset, name)
+    place = keeping.place_of(config, out / called)
     with run_folder(out, board, leaderboard.COLUMNS, called) as folder:
         before = read_record(folder) if (folder / "record.json").exists() else None
-        if reuse and before is not None and _serves(before, audited):
+        there = place is None or (before is not None and keeping.still_there(before, place))
+        if reuse and before is not None and _serves(before, audited) and there:
             if pictures and not (folder / "picture.png").exists():  # killed before it was drawn
                 _Work(prepared, folder, checks, None).draw_again(before)
-            return _read_back(before, folder, board)
-        work = _Work(prepared, folder, checks, audited)
-        made = work.make(before)
+            return replace(_read_back(before, folder, board), inputs=place)
+        work = _Work(prepared, folder, checks, audited, keep=place is not None)
+        made = work.make(before, there)
         samples = Samples.of(made.outcomes, plan.goal, plan.model.draws_shared_by)
         result = record(
             name,
@@ -140,13 +151,17 @@ def run_prepared(
         )
         if made.curve is not None:
             result["eot_curve"] = made.curve.as_record()
+        if place is not None and made.kept:
+            result["adversarial"] = keeping.keep(place, made.kept, plan, name)
+        elif before is not None and before["outcomes"] == result["outcomes"] and "adversarial" in before:
+            result["adversarial"] = before["adversarial"]  # the same run once more
         made.outcomes.save(folder / "outcomes.npz")
         write_json(folder / "record.json", result)
         leaderboard.append(board, leaderboard.row(result))
         if pictures:
             work.draw(made)
         _clean(folder)
-    return Result(made.measured, result, folder, board)
+    return Result(made.measured, result, folder, board, place)
 
 
 def places(config: RunConfig) -> tuple[Path, Path]:
@@ -205,7 +220,7 @@ def _measured(before: Mapping[str, Any]) -> dict[str, Accuracy]:
 
 def _clean(folder: Path) -> None:
     """Take away what only a killed run goes on from."""
-    for parts in ("parts", "audit", "eot"):
+    for parts in ("parts", KEEPING, "audit", "eot"):
         shutil.rmtree(folder / parts, ignore_errors=True)
 
 
@@ -217,6 +232,7 @@ class _Made:
         plan: with as many EOT draws as were used.
         curve: of the search for them, if there was one.
         audit: for the record.
+        kept: the adversarial inputs, packed, if they are to be kept.
     """
 
     plan: Plan
@@ -225,6 +241,7 @@ class _Made:
     measured: Mapping[str, Accuracy]
     audit: Mapping[str, Any]
     started: str
+    kept: Blobs = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -235,21 +252,24 @@ class _Work:
     folder: Path
     checks: AuditConfig
     audited: str | None
+    keep: bool = False
 
-    def make(self, before: Mapping[str, Any] | None) -> _Made:
+    def make(self, before: Mapping[str, Any] | None, complete: bool = True) -> _Made:
         """Attack and audit; of a run that is finished, and is to be audited, only that.
 
         Args:
             before: the record of the finished run, if there is one.
+            complete: it has kept all that is to be kept.
         """
         plan, started = self.prepared.plan, datetime.now(UTC).isoformat(timespec="seconds")
-        if before is not None and self.audited is not None:
+        if before is not None and self.audited is not None and complete:
             curve = Curve.from_record(before["eot_curve"]) if "eot_curve" in before else None
             outcomes, started = Outcomes.load(self.folder / "outcomes.npz"), before["started"]
         else:
             curve = self._searched(plan) if self.prepared.stored["eot"] == "auto" else None
             outcomes = self._evaluated(replace(plan, eot=curve.draws) if curve else plan)
         plan = replace(plan, eot=curve.draws) if curve else plan
+        inputs, outcomes = outcomes.kept, replace(outcomes, kept={})
         measured = accuracies(outcomes, plan.goal, plan.model.draws_shared_by)
         found = self._audited(plan, outcomes)
         if curve is not None:
@@ -258,7 +278,7 @@ class _Work:
         if self.audited is None and before is not None and before["audit"].get("complete"):
             same = before["accuracy"] == {name: asdict(value) for name, value in measured.items()}
             audit_record = dict(before["audit"]) if same else audit_record
-        return _Made(plan, curve, outcomes, measured, audit_record, started)
+        return _Made(plan, curve, outcomes, measured, audit_record, started, inputs)
 
     def _searched(self, plan: Plan) -> Curve:
         with progress_bar() as bar:
@@ -272,7 +292,8 @@ class _Work:
             task = bar.add_task(
                 f"{self.prepared.loaded.config.label} under {plan.name}", total=len(plan.split)
             )
-            return evaluate(plan, self.folder / "parts", lambda done: bar.advance(task, done))
+            parts = self.folder / (KEEPING if self.keep else "parts")
+            return evaluate(replace(plan, keep=self.keep), parts, lambda done: bar.advance(task, done))
 
     def _audited(self, plan: Plan, outcomes: Outcomes) -> Audit:
         complete = self.audited is not None
@@ -310,7 +331,8 @@ class _Work:
 def _ensemble(results: Sequence[Result], plan: Plan) -> Result:
     """The row of the worst case of ``results``."""
     outcomes = [Outcomes.load(result.folder / "outcomes.npz") for result in results]
-    worst, shared_by = worst_case(outcomes, plan.goal), plan.model.draws_shared_by
+    choice, shared_by = strongest(outcomes, plan.goal), plan.model.draws_shared_by
+    worst = chosen_from(outcomes, choice)
     measured = accuracies(worst, plan.goal, shared_by)
     members = [result.record for result in results]
     name = sha256_json([member["run"] for member in members])[:12]
@@ -319,11 +341,14 @@ def _ensemble(results: Sequence[Result], plan: Plan) -> Result:
     board = results[0].leaderboard
     folder = folder_name(made["model"]["label"], "ensemble", made["dataset"]["name"], name)
     place = results[0].folder.parent / folder
+    inputs = keeping.of_members([result.folder for result in results], choice.tolist())
+    if inputs is not None:
+        made["adversarial"] = keeping.store(place / kept.FILE, inputs, plan, name)
     worst.save(place / "outcomes.npz")
     write_json(place / "record.json", made)
     if not leaderboard.holds(board, name):
         leaderboard.append(board, leaderboard.row(made))
-    return Result(measured, made, place, board)
+    return Result(measured, made, place, board, place / kept.FILE if inputs is not None else None)
 
 
 def require_single(config: RunConfig, what: str) -> None:
@@ -334,3 +359,4 @@ def require_single(config: RunConfig, what: str) -> None:
     """
     if "," in config.attack:
         raise UserError(f"{what} takes one attack, not {config.attack!r}")
+    keeping.require_one(config, what)
