@@ -18,7 +18,7 @@ from robustbench_med.util.files import given_path, nearest, refusal
 from robustbench_med.util.terminal import complain, lenient_streams, say
 
 # They leave nothing but what they print; the others write files.
-PRINTED = ("list", "board", "compare", "completion", "help")
+PRINTED = ("list", "board", "compare", "completion", "help", "verify")
 LONG = ("run", "certify", "train", "curve", "modalities", "suite")  # they go on where they were stopped
 
 
@@ -215,6 +215,47 @@ def _board(options: argparse.Namespace, argv: Sequence[str]) -> None:
     show(boards(rows))
 
 
+def _places(options: argparse.Namespace) -> Any:
+    from robustbench_med.evaluation.recorded import Places
+
+    return Places(options.model, options.dataset, options.weights, options.device)
+
+
+def _verify(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    del argv
+    from robustbench_med.reporting.verification import show
+    from robustbench_med.studies.verify import verify
+
+    found = verify(options.record, options.adversarial, _places(options))
+    show(found, _console())
+    return found.status
+
+
+def _refute(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    from robustbench_med.reporting.verification import show_refutation
+    from robustbench_med.studies.refute import Submission, refute
+
+    submission = Submission(options.inputs, options.finder, options.adversarial)
+    result = refute(options.record, submission, _places(options), options.out, options.leaderboard)
+    show_refutation(result.record, result.before, _console())
+    say()
+    say(f"record  {result.folder / 'record.json'}")
+    say(f"inputs  {result.folder / 'adversarial.npz'}")
+    say(f"row     {result.leaderboard}")
+
+
+def _submit(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    del argv
+    from robustbench_med.studies.submit import submit
+
+    made = submit(options.record, given_path(options.out), options.adversarial, _places(options))
+    for path in made.files:
+        say(f"wrote   {path}")
+    for note in made.notes:
+        say(f"note    {note}")
+
+
 def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
     from robustbench_med.names import require_all
@@ -368,6 +409,9 @@ COMMANDS: Mapping[str, Command] = {
     "suite": _suite,
     "compare": _compare,
     "board": _board,
+    "verify": _verify,
+    "refute": _refute,
+    "submit": _submit,
     "certify": _certify,
     "train": _train,
     "data check": _check_data,

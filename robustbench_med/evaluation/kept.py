@@ -1,7 +1,7 @@
 """Adversarial inputs, kept as differences to the clean ones: without loss, and small.
 
-An attack in an Linf ball leaves most elements at an end of what they may be. "Clean", "lowest", "highest" take
-two bits an element; whatever lies between is kept as the XOR of its bits with those of the clean value.
+An attack in an Linf ball leaves most elements at an end of what they may be. "Clean", "lowest", "highest"
+take two bits an element; whatever lies between is kept as the XOR of its bits with those of the clean value.
 """
 
 from __future__ import annotations
