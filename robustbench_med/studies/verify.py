@@ -120,8 +120,10 @@ def named_rightly(record: Mapping[str, Any]) -> Finding:
     if claimed is None:
         return Finding("name", "does not apply", "the record is too old to be named by what it says")
     same = claimed == record["run"]
-    said = f"run {record['run']} is the hash of its config, net, data and code"
-    other = f"run {record['run']} is not what its config, net, data and code hash to ({claimed})"
+    made_of = "the run, inputs and finder" if "refutes" in record else "its config, net, data and code"
+    made_of = "its members" if "members" in record else made_of
+    said = f"run {record['run']} is the hash of {made_of}"
+    other = f"run {record['run']} is not the hash of {made_of} ({claimed})"
     return Finding.of("name", same, said if same else other)
 
 
