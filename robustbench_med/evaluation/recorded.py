@@ -119,7 +119,10 @@ def config_of(record: Mapping[str, Any], where: Path, places: Places) -> RunConf
     said = {**record["config"], "device": places.device}
     if places.dataset is not None:
         said["dataset"] = places.dataset
-    return build(RunConfig, said, f"{where}: config")
+    config = build(RunConfig, said, f"{where}: config")
+    if min(config.batch_size, config.draws) < 1 or config.samples < 0:
+        raise UserError(f"{where}: config: batch_size and draws must be 1 or more, samples 0 or more")
+    return config
 
 
 def _dataset(name: str, where: Path) -> Split:
@@ -133,11 +136,11 @@ def _loaded(
     record: Mapping[str, Any], where: Path, config: RunConfig, whole: Split, places: Places
 ) -> LoadedModel:
     said = dict(record["model"])
-    if is_code(str(said.get("architecture"))):
-        if places.model is None:
+    if is_code(str(said.get("architecture"))) or said["weights"] == "in memory":
+        if places.model is None or not is_code(places.model):
             raise UserError(
-                f"{where} is of a net that code makes; nobody's code runs unasked: say --model "
-                f"{said['architecture']}, and --weights if it has a file of them"
+                f"{where} is of a net that code makes, and nobody's code runs unasked: say --model FILE.py:MAKE "
+                f"(it was {said['architecture']}), and --weights if it has a file of them"
             )
         said["architecture"] = places.model
     elif places.model is not None:

@@ -60,7 +60,9 @@ def moved(clean: Values, within: ThreatModel, how: str) -> dict[str, NDArray[np.
 
 def as_split(values: Values) -> Split:
     count = len(values["x"])
-    info = DatasetInfo("mixed", "Mixed", "paired", KINDS, asks({"first": 2}, tuple(values)), "CC0-1.0", "none")
+    info = DatasetInfo(
+        "mixed", "Mixed", "paired", KINDS, asks({"first": 2}, tuple(values)), "CC0-1.0", "none"
+    )
     ids, rows = tuple(f"s{i}" for i in range(count)), {name: np.arange(count) for name in values}
     return Split("test", info, values, rows, {"first": np.zeros(count, np.int64)}, ids, ids)
 
@@ -95,7 +97,7 @@ def test_every_kind_comes_back_bit_for_bit(norm: Norm, how: str, tmp_path: Path)
 
 
 def test_odd_floats_come_back_too() -> None:
-    """What no attack should hand back is kept as it is: negative zeros, subnormal numbers, infinities, NaN."""
+    """What no attack should hand back is kept as it is: negative zeros, subnormals, infinities, NaN."""
     within, clean = threat(), clean_values()
     adversarial = {name: x.copy() for name, x in clean.items()}
     odd = np.array([-0.0, 1e-45, np.inf, -np.inf, np.nan, np.finfo(np.float32).max], np.float32)

@@ -22,7 +22,7 @@ from robustbench_med import cli
 from robustbench_med.audit import Audit
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation import kept as files
-from robustbench_med.evaluation import rescore
+from robustbench_med.evaluation import rescore, scoring
 from robustbench_med.evaluation.identity import claimed_id
 from robustbench_med.evaluation.kept import Bound
 from robustbench_med.evaluation.prepare import RunConfig, prepare
@@ -112,8 +112,9 @@ def test_a_random_model_whose_draws_do_not_come_again(
     """On another machine: other draws decide, and it is said."""
     from robustbench_med.util import seeding
 
-    monkeypatch.setattr(rescore, "scores", _with_other_seed(rescore.scores, seeding.derive))
-    monkeypatch.setattr(rescore, "scores_turned", _with_other_seed(rescore.scores_turned, seeding.derive))
+    for name in ("scores", "scores_turned"):
+        elsewhere = _with_other_seed(getattr(scoring, name), seeding.derive)
+        monkeypatch.setattr(rescore, name, elsewhere)
     found = verify(made("robust-mail"))
     checks = {finding.check: finding for finding in found.findings}
     assert checks["robust scores"].result == "does not apply"
@@ -175,7 +176,7 @@ def test_a_record_that_was_tampered_with(
     assert cli.main(["verify", str(folder)]) == (0 if check is None else 1)
 
 
-def test_outcomes_that_were_tampered_with(copied: Callable[[str], Path], robmed: Robmed) -> None:
+def test_outcomes_that_were_tampered_with(copied: Callable[[str], Path]) -> None:
     """Consistent numbers that the inputs do not bear out; the samples are named."""
     from robustbench_med.measure.redrawn import retold, successes
     from robustbench_med.measure.samples import Samples
@@ -294,7 +295,7 @@ def test_a_boundary_sample_is_tolerated_and_said(
     made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last bits of another machine, on a net whose answer hangs on them."""
-    original = rescore.scores_turned
+    original = scoring.scores_turned
     flipped: list[str] = []
 
     def elsewhere(model: Any, inputs: Any, draws: int, seed: int, purpose: str, ids: Any) -> Any:
@@ -392,7 +393,9 @@ def test_a_file_belongs_to_one_run(made: Callable[[str], Path], tmp_path: Path, 
     assert "other inputs than those of run" in line
     _, bound = files.read(other.folder / files.FILE)
     assert bound == Bound(
-        other.record["run"], other.record["dataset"]["fingerprint"], other.record["adversarial"]["inputs_sha256"]
+        other.record["run"],
+        other.record["dataset"]["fingerprint"],
+        other.record["adversarial"]["inputs_sha256"],
     )
 
 
