@@ -139,8 +139,8 @@ def _loaded(
     if is_code(str(said.get("architecture"))) or said["weights"] == "in memory":
         if places.model is None or not is_code(places.model):
             raise UserError(
-                f"{where} is of a net that code makes, and nobody's code runs unasked: say --model FILE.py:MAKE "
-                f"(it was {said['architecture']}), and --weights if it has a file of them"
+                f"{where} is of a net that code makes, and nobody's code runs unasked: say --model "
+                f"FILE.py:MAKE (it was {said['architecture']}), and --weights if it has a file of them"
             )
         said["architecture"] = places.model
     elif places.model is not None:

@@ -88,7 +88,7 @@ def hand(tmp_path: Path) -> Callable[[Plain], Path]:
     def write(arrays: Plain) -> Path:
         path = tmp_path / "inputs.npz"
         with path.open("wb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]  # its stub takes them for allow_pickle
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
         return path
 
     return write
@@ -298,10 +298,8 @@ def test_a_published_row_can_be_refuted(
     for name in setting.threat.budgets:
         clean = split.values(name, index)
         values[name] = np.clip(clean + rng.choice([-1, 1], clean.shape) * np.float32(4 / 255), 0, 1)
-    np.savez(
-        tmp_path / "noise.npz", ids=np.array(split.ids), **{n: x.astype("f4") for n, x in values.items()}
-    )
-    code, lines = refute(robmed, path, tmp_path / "noise.npz", tmp_path / "runs")
+    plain = {"ids": np.array(split.ids), **{n: x.astype(np.float32) for n, x in values.items()}}
+    code, lines = refute(robmed, path, hand(plain), tmp_path / "runs")
     assert (code, lines) == (0, [])
     assert headline(refuting_folder(tmp_path / "runs")) < 0.95
 
