@@ -427,3 +427,41 @@ def test_ids_of_the_split_are_those_of_the_record(made: Callable[[str], Path]) -
     assert set(record["outcomes"]["ids"]) <= set(load_dataset("phantom").ids)
     with pytest.raises(UserError, match="does not exist"):
         verify(made("concat") / "nothing.json")
+
+
+NET = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.lesion, self.side = nn.Linear(2048, 3), nn.Linear(2048, 2)
+
+    def forward(self, mr, ct):
+        flat = torch.cat([mr.flatten(1), ct.flatten(1)], 1)
+        return {"lesion": self.lesion(flat), "side": self.side(flat)}
+
+def make():
+    return Net().eval()
+"""
+
+
+def test_a_net_that_code_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, robmed: Robmed) -> None:
+    """Whoever verifies names the code; other code, or another net of it, is told apart by its hash."""
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(NET.replace("nn.Linear(2048, 3)", f"nn.Linear(2048, {_lesions()})"))
+    folder = kept_run(tmp_path / "runs", "net.py:make", samples=6).folder
+    code, (line,) = robmed("verify", folder)
+    assert code == 2
+    assert "--model FILE.py:MAKE (it was net.py:make)" in line
+    assert robmed("verify", folder, "--model", "net.py:make") == (0, [])
+    Path("other.py").write_text(Path("net.py").read_text().replace("manual_seed(0)", "manual_seed(1)"))
+    code, (line,) = robmed("verify", folder, "--model", "other.py:make")
+    assert code == 2
+    assert "is not what was attacked" in line
+
+
+def _lesions() -> int:
+    return len(load_dataset("phantom").info.head("lesion").answers)
