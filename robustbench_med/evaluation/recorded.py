@@ -20,6 +20,7 @@ from robustbench_med.api.threat import ThreatModel
 from robustbench_med.data.catalog import load_dataset, short_name
 from robustbench_med.evaluation.adversary import make_goal, make_threat_model
 from robustbench_med.evaluation.prepare import RunConfig, Subject, asked_about, looked_at, subset
+from robustbench_med.models.cards import weight_folders
 from robustbench_med.models.load import LoadedModel, load_recorded
 from robustbench_med.models.named import is_code
 from robustbench_med.models.weights import default_weights
@@ -161,10 +162,12 @@ def _weights(said: Mapping[str, Any], where: Path, config: RunConfig, places: Pl
         return given_path(places.weights, "the file --weights")
     if said["weights"] == "in memory":
         return None
-    found = [where.parent / Path(str(said["weights"])).name]
+    name, data = Path(str(said["weights"])).name, short_name(config.dataset)
+    found = [where.parent / name]
     if not is_code(str(said["architecture"])):
+        found += [folder / data / name for folder in weight_folders()]
         with suppress(UserError):  # what is said where they are asked for says it better
-            found.append(default_weights(str(said["name"]), short_name(config.dataset)))
+            found.append(default_weights(str(said["name"]), data))
     there = [path for path in found if path.is_file()]
     same = [path for path in there if sha256_file(path) == said["weights_sha256"]]
     return next(iter([*same, *there]), None)
