@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from robustbench_med.cli_records import html_board, refute, submit, terminal, verify
 from robustbench_med.flags import LISTS, parser
 from robustbench_med.options import OPTION, crew_of, join, net_options, run_config
 from robustbench_med.util.errors import UserError
@@ -18,7 +19,7 @@ from robustbench_med.util.files import given_path, nearest, refusal
 from robustbench_med.util.terminal import complain, lenient_streams, say
 
 # They leave nothing but what they print; the others write files.
-PRINTED = ("list", "board", "compare", "completion", "help")
+PRINTED = ("list", "board", "compare", "completion", "help", "verify")
 LONG = ("run", "certify", "train", "curve", "modalities", "suite")  # they go on where they were stopped
 
 
@@ -72,13 +73,6 @@ def _require_no_empty(argv: Sequence[str]) -> None:
             raise UserError(f"{flag} is empty; give it a value, or leave it away")
 
 
-def _console() -> Any:
-    from rich.console import Console
-
-    # A pipe has no width: it gets what fits a terminal of 80 columns. Colours and links are for terminals.
-    return Console(width=None if sys.stdout.isatty() else 80, highlight=False, emoji=False)
-
-
 def _help(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del options
     parser().chosen(argv).print_help()
@@ -119,11 +113,13 @@ def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.reporting.table import show
     from robustbench_med.studies.several import run_all
 
-    console = _console()
+    console = terminal()
     for result in run_all(config, options.audit, options.pictures, **crew_of(options)):
         show(result.record, console)
         say()
         say(f"record  {result.folder / 'record.json'}")
+        if result.inputs is not None:
+            say(f"inputs  {result.inputs}")
         picture = result.folder / "picture.png"
         if options.pictures and picture.exists():
             say(f"picture {picture}")
@@ -143,7 +139,7 @@ def _curve(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.studies.curve import epsilon_curve
 
     curve, folder = epsilon_curve(config, radii, options.audit, options.pictures, **crew_of(options))
-    show(curve, _console())
+    show(curve, terminal())
     say()
     say(f"curve   {folder / 'curve.json'}")
     if options.pictures:
@@ -159,7 +155,7 @@ def _modalities(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.studies.modalities import modality_table
 
     table, folder = modality_table(config, options.audit, options.pictures, **crew_of(options))
-    show(table, _console())
+    show(table, terminal())
     say()
     say(f"table   {folder / 'modalities.json'}")
     if options.pictures:
@@ -198,7 +194,7 @@ def _forecast(suite: Any, making: Any) -> None:
     from robustbench_med.studies.forecast import forecast_suite
 
     found = forecast_suite(suite, making)
-    show(found.runs, found.seconds, found.memory, found.left_out, making.workers.count, _console())
+    show(found.runs, found.seconds, found.memory, found.left_out, making.workers.count, terminal())
 
 
 def _compare(options: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -210,14 +206,14 @@ def _compare(options: argparse.Namespace, argv: Sequence[str]) -> int:
 
     margin = number(options.margin, "--margin") if options.margin is not None else MARGIN
     found = compare_runs(options.baseline, options.new, margin)
-    show(found, _console(), options.gate)
+    show(found, terminal(), options.gate)
     return 1 if options.gate and found.complaints else 0
 
 
 def _board(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
     if options.html is not None:
-        _html_board(options)
+        html_board(options)
         return
     if len(options.paths) != 1:
         raise UserError("robmed board ranks one CSV; for pages of many records say robmed board --html DIR")
@@ -231,16 +227,6 @@ def _board(options: argparse.Namespace, argv: Sequence[str]) -> None:
     if not (rows := read(path)):
         raise UserError(f"{path} has no rows; robmed run appends them")
     show(boards(rows))
-
-
-def _html_board(options: argparse.Namespace) -> None:
-    from robustbench_med.studies.board import html_board
-
-    made = html_board(options.paths, options.html)
-    passed = f", {made.passed} other JSON files passed over" if made.passed else ""
-    say(f"runs    {made.runs}, {made.ranked} of them ranked{passed}")
-    say(f"pages   {made.records} of records")
-    say(f"open    {made.index}")
 
 
 def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
@@ -260,7 +246,7 @@ def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.studies.certify import CertifyConfig, certify
 
     result = certify(build(CertifyConfig, flags, "robmed certify"))
-    console = _console()
+    console = terminal()
     show(result.record, console)
     say()
     say(f"record  {result.folder / 'record.json'}")
@@ -344,7 +330,7 @@ def _check_data(options: argparse.Namespace, argv: Sequence[str]) -> int:
     from robustbench_med.studies.check import check_data
 
     found, picture = check_data(options.name, options.picture)
-    show(found, _console())
+    show(found, terminal())
     if picture is not None:
         say()
         say(f"picture {picture}")
@@ -367,7 +353,7 @@ def _list(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.reporting.text import headed, plain
     from robustbench_med.studies.listing import rows
 
-    console = _console()
+    console = terminal()
     if options.what is not None:
         columns, found = rows(options.what)
         table = Table(Column(columns[0], no_wrap=True), box=None, pad_edge=False)
@@ -396,6 +382,9 @@ COMMANDS: Mapping[str, Command] = {
     "suite": _suite,
     "compare": _compare,
     "board": _board,
+    "verify": verify,
+    "refute": refute,
+    "submit": submit,
     "certify": _certify,
     "train": _train,
     "data check": _check_data,

@@ -30,6 +30,9 @@ def parser() -> Parser:
     _add_suite(commands.add_parser("suite", help="many models, data sets and protocols: table and figure"))
     _add_compare(commands.add_parser("compare", help="two runs in pairs; --gate for CI"))
     _add_board(commands.add_parser("board", help="rank the rows of a leaderboard that can be trusted"))
+    _add_verify(commands.add_parser("verify", help="score the kept inputs of a record again: does it stand?"))
+    _add_refute(commands.add_parser("refute", help="hand in stronger adversarial inputs: a lower row"))
+    _add_submit(commands.add_parser("submit", help="make a folder of a record, ready for a pull request"))
     _add_certify(commands.add_parser("certify", help="certify a smoothed model's accuracy over L2 radii"))
     _add_train(commands.add_parser("train", help="train a model from a recipe"))
     _add_data(commands.add_parser("data", help="check, add or import data sets"))
@@ -98,6 +101,13 @@ def _add_run(parser: argparse.ArgumentParser, audit: bool = False) -> None:
     add("--device", help="cpu (default), cuda, …")
     add("--out", help="folder of run folders; default runs")
     add("--leaderboard", help="CSV that gets the row; default OUT/leaderboard.csv")
+    add(
+        "--save-adversarial",
+        nargs="?",
+        const=True,
+        metavar="FILE.npz",
+        help="keep the adversarial inputs beside the record, or in this file, for robmed verify",
+    )
     add("--no-picture", action="store_false", dest="pictures", help="draw nothing")
     add(
         "--audit",
@@ -192,6 +202,49 @@ def _add_board(parser: argparse.ArgumentParser) -> None:
         help="write pages that need no server; default: the published ones",
     )
     parser.set_defaults(command="board")
+
+
+def _add_record(parser: argparse.ArgumentParser) -> None:
+    """A record, and where what it speaks of lies here."""
+    add = parser.add_argument
+    add("record", type=Path, metavar="RECORD", help="run folder or record.json")
+    add("--model", metavar="FILE.py:MAKE", help="the net, if code makes it: nobody's code runs unasked")
+    add(
+        "--weights",
+        metavar="FILE",
+        help="default: beside the record, or the shipped ones; checked by SHA-256",
+    )
+    add(
+        "--dataset", "--data", metavar="NAME|PATH", help="the data, if it lies elsewhere; checked by its hash"
+    )
+    add("--device", default="cpu", help="cpu (default), cuda, …")
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    _add_record(parser)
+    parser.add_argument(
+        "--adversarial", metavar="FILE.npz", help="its inputs (--save-adversarial); default: beside it"
+    )
+    parser.set_defaults(command="verify")
+
+
+def _add_refute(parser: argparse.ArgumentParser) -> None:
+    _add_record(parser)
+    add = parser.add_argument
+    add("inputs", type=Path, metavar="INPUTS.npz", help="ids, and a float array a modality (docs/verify.md)")
+    add("--finder", required=True, metavar="NAME", help="who found them; stands in the row")
+    add("--adversarial", metavar="FILE.npz", help="the record's own inputs; default: beside it, if kept")
+    add("--out", default="runs", help="folder of run folders; default runs")
+    add("--leaderboard", help="CSV that gets the row; default OUT/leaderboard.csv")
+    parser.set_defaults(command="refute")
+
+
+def _add_submit(parser: argparse.ArgumentParser) -> None:
+    _add_record(parser)
+    add = parser.add_argument
+    add("--out", required=True, metavar="DIR", help="folder to make; it must not be there yet")
+    add("--adversarial", metavar="FILE.npz", help="its inputs; default: beside it, if kept")
+    parser.set_defaults(command="submit")
 
 
 def _count_or_auto(text: str) -> int | str:

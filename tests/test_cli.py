@@ -54,7 +54,7 @@ def test_help_answers_at_once() -> None:
 
 
 COMMANDS = (
-    *("run", "audit", "curve", "modalities", "suite", "compare", "board"),
+    *("run", "audit", "curve", "modalities", "suite", "compare", "board", "verify", "refute", "submit"),
     *("certify", "train", "data", "init", "convert", "list", "completion"),
 )
 

@@ -14,7 +14,7 @@ from conftest import Robmed
 from rich.console import Console
 from test_bad_input import flags
 
-from robustbench_med import cli
+from robustbench_med import cli_records
 from robustbench_med.reporting import figures
 from robustbench_med.reporting.leaderboard import COLUMNS, write
 from robustbench_med.reporting.text import bare_table, markdown_cell, markdown_code, plain
@@ -34,7 +34,7 @@ def test_visible() -> None:
 def test_rich_prints_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     table = bare_table(plain(EVIL))
     table.add_row(plain(EVIL))
-    console = cli._console()
+    console = cli_records.terminal()
     console.print(table)
     console.print(plain("[old] x"))
     assert isinstance(console, Console)

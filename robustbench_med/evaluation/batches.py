@@ -21,9 +21,10 @@ from torch import Tensor
 from robustbench_med.api.attack import Batch, Passes, Target
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.space import per_sample
+from robustbench_med.evaluation.kept import packed
 from robustbench_med.evaluation.outcomes import Outcomes, joined
 from robustbench_med.evaluation.plan import Plan, load_batch
-from robustbench_med.evaluation.scoring import scores
+from robustbench_med.evaluation.scoring import scores, scores_turned
 from robustbench_med.util.seeding import derive
 
 SHOWN = 6  # samples kept as values, for the picture
@@ -99,6 +100,7 @@ def evaluate_batch(plan: Plan, copies: Copies, number: int, index: NDArray[np.in
         backward=passes.backward,
         seconds=time.perf_counter() - started,
         shown=_shown(plan, batch, adversarial, clean, scored) if number == 0 else {},
+        kept=packed(_values(adversarial), _values(batch.inputs), plan.threat) if plan.keep else {},
     )
 
 
@@ -122,15 +124,7 @@ def _attack(plan: Plan, target: Target, batch: Batch, clean: Mapping[str, Tensor
 def _scored(
     plan: Plan, model: FusionModel, inputs: Mapping[str, Tensor], purpose: str, ids: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    """Scores in the opposite order, so that a model that goes by the order gives itself away.
-
-    Draws that a batch shares depend on its order, and are asked for in that.
-    """
-    if model.draws_shared_by == "batch":
-        return scores(model, inputs, plan.draws, plan.seed, purpose, ids)
-    turned = {name: x.flip(0) for name, x in inputs.items()}
-    found = scores(model, turned, plan.draws, plan.seed, purpose, ids[::-1])
-    return {head: z.flip(1) for head, z in found.items()}
+    return scores_turned(model, inputs, plan.draws, plan.seed, purpose, ids)
 
 
 def _changed(seen: Mapping[str, Tensor], scored: Mapping[str, Tensor]) -> Tensor:
@@ -183,6 +177,10 @@ def _shown(
         shown[f"clean/{name}"] = x.cpu()[index].numpy()
         shown[f"adversarial/{name}"] = adversarial[name].cpu()[index].numpy()
     return shown
+
+
+def _values(inputs: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
+    return {name: x.cpu().numpy() for name, x in inputs.items()}
 
 
 def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:

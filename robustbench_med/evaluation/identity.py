@@ -12,6 +12,7 @@ from robustbench_med.evaluation.prepare import Prepared
 from robustbench_med.models.named import DEFENSES, ModelConfig, card_model
 from robustbench_med.util.code import checkout, source_hashes
 from robustbench_med.util.files import sha256_json
+from robustbench_med.util.seeding import derive
 from robustbench_med.util.versions import versions
 
 # The rooms that turn a config into outcomes and outcomes into numbers.
@@ -21,6 +22,9 @@ ROOTS = (
     "robustbench_med.measure.accuracy",
     "robustbench_med.measure.metrics",
 )
+
+CARD = ("label", "name", "architecture", "title", "options", "defenses", "added")
+"""What ``card_model`` says of a model."""
 
 
 def code_of(roots: tuple[str, ...], libraries: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -91,3 +95,35 @@ def key_of(prepared: Prepared) -> str:
     model = {k: v for k, v in said.items() if k in ("name", "architecture", "options", "defenses", "added")}
     parts = [dict(prepared.stored), model, prepared.loaded.weights_sha256, prepared.plan.split.fingerprint]
     return sha256_json(parts)[:12]
+
+
+def refuting_id(run: str, digest: str, finder: str) -> str:
+    """The name of a record that refutes ``run`` by inputs of this digest."""
+    return sha256_json(["refutes", run, digest, finder])[:12]
+
+
+def scoring_seed(record: Mapping[str, Any]) -> int:
+    """Of the draws that the attacked inputs of a record were scored on.
+
+    Those of a refutation derive from what was handed in, so that nobody can make inputs that fit them.
+    """
+    refutes = record.get("refutes")
+    if isinstance(refutes, dict):
+        return derive(0, "refute", str(refutes.get("inputs_sha256")))
+    return int(record["seed"])
+
+
+def claimed_id(record: Mapping[str, Any]) -> str | None:
+    """The name that a record must have by what it says of itself; None where it says too little."""
+    refutes, members, code = record.get("refutes"), record.get("members"), record["code"]
+    if isinstance(refutes, dict):
+        run, digest, finder = (str(refutes.get(name)) for name in ("run", "inputs_sha256", "finder"))
+        return refuting_id(run, digest, finder)
+    if members is not None:
+        return sha256_json(members)[:12]
+    if not isinstance(code, dict) or not isinstance(code.get("sources"), str):
+        return None
+    made_by = {"sources": code["sources"], "versions": code.get("versions")}
+    model = {k: v for k, v in record["model"].items() if k in CARD}
+    weights, data = record["model"].get("weights_sha256"), record["dataset"]["fingerprint"]
+    return sha256_json([made_by, record["config"], model, weights, data])[:12]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_med.util.arrays import read_npz
+from robustbench_med.util.arrays import joined_bytes, read_npz, split_bytes
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import replacing
 
@@ -38,6 +38,8 @@ class Outcomes:
         seconds: spent in attack and scoring.
         shown: values of the first few samples, "clean/<modality>" and "adversarial/<modality>", and
             "index", their positions.
+        kept: the adversarial inputs of every sample, packed (``evaluation.kept``), by modality; {} when they
+            are not wanted.
     """
 
     ids: tuple[str, ...]
@@ -53,6 +55,7 @@ class Outcomes:
     backward: int
     seconds: float
     shown: Mapping[str, NDArray[Any]]
+    kept: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -70,6 +73,8 @@ class Outcomes:
         }
         for name in GROUPS:
             arrays |= {f"{name}/{key}": array for key, array in getattr(self, name).items()}
+        for name, blobs in self.kept.items():
+            arrays[f"kept/{name}"], arrays[f"kept_sizes/{name}"] = joined_bytes(blobs)
         with replacing(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, allow_pickle=False, **arrays)
 
@@ -97,6 +102,7 @@ class Outcomes:
                 forward=int(arrays["passes"][0]),
                 backward=int(arrays["passes"][1]),
                 seconds=float(arrays["seconds"]),
+                kept=_kept(arrays),
                 **under,
             )
             loaded._require_whole()
@@ -113,6 +119,8 @@ class Outcomes:
         for name in ("groups", "batches", "changed", "gave_up"):
             if np.shape(getattr(self, name)) != (count,):
                 raise ValueError(f"{name} are of other samples than the ids")
+        if any(len(blobs) != count for blobs in self.kept.values()):
+            raise ValueError("kept inputs are of other samples than the ids")
         for name in ("labels", "adversarial", *(["choosing"] if self.choosing else [])):
             if set(getattr(self, name)) != heads:
                 raise ValueError(f"{name} are of other heads than the clean scores")
@@ -125,7 +133,7 @@ class Outcomes:
                     raise ValueError(f"{name} scores of {head} do not fit the samples")
 
     def take(self, index: NDArray[np.int64]) -> Outcomes:
-        """The samples at ``index``, without pictures."""
+        """The samples at ``index``, without pictures and kept inputs."""
         scores = [
             {n: z[:, index] for n, z in kind.items()}
             for kind in (self.clean, self.adversarial, self.choosing)
@@ -142,6 +150,7 @@ class Outcomes:
             changed=self.changed[index],
             gave_up=tuple(self.gave_up[i] for i in index),
             shown={},
+            kept={},
         )
 
 
@@ -167,6 +176,7 @@ def joined(parts: Sequence[Outcomes]) -> Outcomes:
         backward=sum(p.backward for p in parts),
         seconds=sum(p.seconds for p in parts),
         shown=parts[0].shown,
+        kept={name: tuple(blob for p in parts for blob in p.kept[name]) for name in parts[0].kept},
     )
 
 
@@ -194,7 +204,13 @@ def chosen_from(members: Sequence[Outcomes], choice: NDArray[np.int64]) -> Outco
         backward=sum(m.backward for m in members),
         seconds=sum(m.seconds for m in members),
         shown={},
+        kept={},
     )
+
+
+def _kept(arrays: Mapping[str, NDArray[Any]]) -> dict[str, tuple[bytes, ...]]:
+    names = [key.removeprefix("kept/") for key in arrays if key.startswith("kept/")]
+    return {name: split_bytes(arrays[f"kept/{name}"], arrays[f"kept_sizes/{name}"]) for name in names}
 
 
 def _flat(parts: Iterable[tuple[str, ...]]) -> Iterator[str]:

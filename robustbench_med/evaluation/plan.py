@@ -38,6 +38,7 @@ class Plan:
         eot: draws behind each loss and gradient of the attack; 1 for deterministic models.
         draws: scoring draws; 1 for deterministic models.
         load_surrogate: hands out the models that a transfer attack asks for.
+        keep: the outcomes have the adversarial inputs, packed.
     """
 
     model: FusionModel
@@ -52,6 +53,7 @@ class Plan:
     seed: int
     device: str
     load_surrogate: Callable[[Surrogate], FusionModel] = no_surrogates
+    keep: bool = False
 
     @property
     def batches(self) -> list[NDArray[np.int64]]:

@@ -64,6 +64,7 @@ class RunConfig:
         batch_size: changes no outcome, unless a defense shares its draws within a batch.
         out: folder of run folders.
         leaderboard: CSV that gets the row; ``<out>/leaderboard.csv`` when not given.
+        save_adversarial: keep the adversarial inputs (docs/verify.md) beside the record, or in this .npz.
     """
 
     model: str
@@ -86,6 +87,7 @@ class RunConfig:
     device: str = "cpu"
     out: str = "runs"
     leaderboard: str | None = None
+    save_adversarial: bool | str = False
 
     @classmethod
     def from_yaml(cls, name: str, **changes: Any) -> RunConfig:
@@ -329,7 +331,8 @@ def subset(split: Split, samples: int) -> Split:
 def _stored(config: RunConfig, plan: Plan, loaded: LoadedModel) -> dict[str, Any]:
     """The config with every default filled in, less what changes no number."""
     stored = asdict(config)
-    for name in ("out", "leaderboard", "weights", "model_options"):  # the last are part of the model's config
+    # Options of the model are part of its own config.
+    for name in ("out", "leaderboard", "weights", "model_options", "save_adversarial"):
         del stored[name]
     random = plan.model.draws_shared_by != "none"
     modalities = plan.split.info.modalities

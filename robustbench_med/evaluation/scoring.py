@@ -38,3 +38,22 @@ def scores(
                 model.noise.key([derive(seed, purpose, number, sample) for sample in ids])
             outputs.append(model(inputs))
     return {name: torch.stack([out[name] for out in outputs]).float().cpu() for name in model.answers}
+
+
+def scores_turned(
+    model: FusionModel,
+    inputs: Mapping[str, Tensor],
+    draws: int,
+    seed: int,
+    purpose: str,
+    ids: Sequence[str],
+) -> dict[str, Tensor]:
+    """``scores``, asked for in the opposite order, so that a model that goes by the order gives itself away.
+
+    Draws that a batch shares depend on its order, and are asked for in that.
+    """
+    if model.draws_shared_by == "batch":
+        return scores(model, inputs, draws, seed, purpose, ids)
+    turned = {name: x.flip(0) for name, x in inputs.items()}
+    found = scores(model, turned, draws, seed, purpose, ids[::-1])
+    return {head: z.flip(1) for head, z in found.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from robustbench_med.measure.verdict import is_sound
+from robustbench_med.measure.verdict import is_sound, refuted_run
 
 THREAT = ("dataset", "dataset_fingerprint", "epsilon", "norm", "goal")
 NET = ("model", "weights_sha256")
@@ -23,6 +23,7 @@ class Board:
         ranked: of each net the sound row with the lowest robust accuracy, the most robust net first.
         others: rows whose verdict is not "sound", and sound ones that another row of the same net refutes:
             a lower robust accuracy on the same samples is the better upper bound, whatever its verdict.
+            Rows that somebody's inputs refute (``robmed refute``) say whose.
     """
 
     title: str
@@ -58,16 +59,36 @@ def _board(lines: Sequence[Line]) -> Board:
             _keep_lower(sound, net, robust, row)
         else:
             others.append(row)
+    named = _refuted(lines)
+    others = [{**row, "verdict": named[row["run"]]} if row["run"] in named else row for row in others]
     ranked = []
     for net, (robust, row) in sound.items():
         least, by = lowest[net]
         if robust - least > REFUTES:
-            verdict = f"refuted: {by['attack'].partition(' (')[0]} leaves less"
+            attack = by["attack"].partition(" (")[0]
+            verdict = _words(by) or f"refuted: {attack} leaves less"
             others.append({**row, "verdict": verdict})
         else:
             ranked.append((robust, row))
     ranked.sort(key=lambda each: each[0], reverse=True)
     return Board(_title(lines[0]), tuple(row for _, row in ranked), tuple(others))
+
+
+def _refuted(lines: Sequence[Line]) -> dict[str, str]:
+    """By run what is said of it because of a row that names it: the lowest one's words."""
+    found: Lowest = {}
+    for row in lines:
+        if (refuted := refuted_run(row["verdict"])) is not None:
+            _keep_lower(found, (refuted[0],), float(row["robust"]), row)
+    return {run: _words(row) for (run,), (_, row) in found.items()}
+
+
+def _words(by: Line) -> str:
+    """What is said of a row that somebody's inputs refute; "" where ``by`` is no such refutation."""
+    refuted = refuted_run(by["verdict"])
+    if refuted is None:
+        return ""
+    return f"refuted: inputs found by {refuted[1]} leave {100 * float(by['robust']):.1f} %"
 
 
 def _keep_lower(lowest: Lowest, net: tuple[str, ...], robust: float, row: Line) -> None:

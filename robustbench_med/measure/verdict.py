@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from re import fullmatch
 from typing import Literal, get_args
 
 Result = Literal["passed", "failed", "not made", "does not apply"]
@@ -68,3 +69,14 @@ def is_sound(words: str) -> bool:
 def is_failed(words: str) -> bool:
     """Whether a verdict says that the number cannot be trusted."""
     return words.startswith(FAILED)
+
+
+def refuting(run: str, finder: str) -> str:
+    """The verdict of a row whose inputs somebody handed in against ``run``: scored here, found elsewhere."""
+    return f"refutes {run}: inputs found by {finder}"
+
+
+def refuted_run(words: str) -> tuple[str, str] | None:
+    """The run that a row of this verdict refutes, and the finder; None if it refutes none."""
+    found = fullmatch(r"refutes (\S+): inputs found by (.+)", words)
+    return None if found is None else (found[1], found[2])

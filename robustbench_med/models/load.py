@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from robustbench_med.models.weights import (
     require_own_card,
 )
 from robustbench_med.models.wrap import Wrap
+from robustbench_med.util.config import build
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import given_path, read_json, sha256_file
 
@@ -107,7 +108,12 @@ def load_model(
         raise UserError(
             f"{path} holds weights of {config.name!r}, not {named.name!r}; say --model {config.name}"
         )
-    config = config.with_defenses(defenses)
+    return _built(config.with_defenses(defenses), path, card, whole, device)
+
+
+def _built(
+    config: ModelConfig, path: Path, card: Mapping[str, Any], whole: Split, device: str
+) -> LoadedModel:
     net = on_device(build_model(config, whole.info), device)
     load_weights(net, path)
     sha256 = sha256_file(path)
@@ -115,6 +121,27 @@ def load_model(
     if net.channels_last and torch.device(device).type == "cpu":
         lay_channels_last(net)
     return LoadedModel(net.eval(), config, path, sha256, card)
+
+
+def load_recorded(
+    said: Mapping[str, Any], whole: Split, weights: Path | None, device: str, where: str
+) -> LoadedModel:
+    """The model that a record speaks of, by what it says of it; no file but the weights is asked.
+
+    Args:
+        said: the record's "model".
+        weights: the file; None for a net of somebody's code that brings its own.
+
+    Raises:
+        UserError: see ``load_model``; a record that says of no model how it is built.
+    """
+    names = {each.name for each in fields(ModelConfig)}
+    config = build(ModelConfig, {name: said[name] for name in names & set(said)}, where)
+    if is_code(config.architecture):
+        return _from_code(config, whole, weights, device, ())
+    if weights is None:
+        raise UserError(f"{where}: the weights of {config.name} are not at hand; give --weights")
+    return _built(config, weights, read_card(weights), whole, device)
 
 
 def _from_code(

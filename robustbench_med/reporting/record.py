@@ -18,7 +18,7 @@ from robustbench_med.evaluation.outcomes import Outcomes
 from robustbench_med.evaluation.prepare import Prepared
 from robustbench_med.measure.accuracy import Accuracy, headline
 from robustbench_med.measure.samples import Samples
-from robustbench_med.measure.verdict import UNAUDITED, is_sound
+from robustbench_med.measure.verdict import UNAUDITED, is_sound, refuting
 from robustbench_med.models.load import LoadedModel
 from robustbench_med.models.named import card_model
 from robustbench_med.util.errors import UserError
@@ -182,6 +182,49 @@ def ensemble_record(
         "audit": {"verdict": _verdict([m["audit"]["verdict"] for m in members]), "findings": []},
         "outcomes": samples.as_record(),
         "cost": {key: round(sum(m["cost"][key] for m in members), 3) for key in first["cost"]},
+    }
+
+
+def refuting_record(
+    run_id: str,
+    before: Mapping[str, Any],
+    refutes: Mapping[str, Any],
+    measured: Mapping[str, Accuracy],
+    further: Mapping[str, Any],
+    samples: Samples,
+    code: Mapping[str, Any],
+    started: str,
+    seconds: float,
+) -> dict[str, Any]:
+    """The record of somebody's inputs that leave less than the run of ``before`` did.
+
+    Model, data, threat model and clean numbers are those of the run; nothing was attacked here.
+
+    Args:
+        refutes: run, finder, inputs_sha256, samples (handed in), stronger (lower than the record).
+        code: that scored them.
+    """
+    gone = ("migrated", "eot_curve", "adversarial", "members")
+    attack = {
+        "name": "submission",
+        "finder": refutes["finder"],
+        "refutes": before["run"],
+        "against": before["attack"]["name"],
+        "samples": refutes["samples"],
+    }
+    return {
+        **{name: value for name, value in before.items() if name not in gone},
+        "run": run_id,
+        "threat_model": {**before["threat_model"], "knowledge": "not known"},
+        "attack": {**attack, "eot": 0, "follows_samples": None},
+        "accuracy": {name: asdict(value) for name, value in measured.items()},
+        **further,
+        "audit": {"verdict": refuting(before["run"], refutes["finder"]), "findings": []},
+        "outcomes": samples.as_record(),
+        "cost": {"forward_passes": 0, "backward_passes": 0, "seconds": round(seconds, 3)},
+        "code": dict(code),
+        "started": started,
+        "refutes": dict(refutes),
     }
 
 

@@ -54,10 +54,15 @@ class Search:
 
 @dataclass(frozen=True)
 class BatchOf:
-    """One batch, by its number."""
+    """One batch, by its number.
+
+    Attributes:
+        keep: with its adversarial inputs.
+    """
 
     number: int
     eot: int
+    keep: bool = False
 
     @property
     def title(self) -> str:
@@ -67,7 +72,7 @@ class BatchOf:
     def make(self, plan: Plan, scratch: Path) -> Outcomes:
         """Attacked and scored."""
         del scratch
-        plan = replace(plan, eot=self.eot)
+        plan = replace(plan, eot=self.eot, keep=self.keep)
         return evaluate_batch(plan, Copies.of(plan), self.number, plan.batches[self.number])
 
 
@@ -190,7 +195,7 @@ class Parts:
         if isinstance(task, Search):
             keep_curve(result, work.folder / "eot")
         elif isinstance(task, BatchOf):
-            result.save(part_path(work.folder / "parts", task.number))
+            result.save(part_path(work.parts, task.number))
         elif isinstance(task, StepOf):
             bench = work.bench(replace(work.prepared.plan, eot=task.eot), task.outcomes)
             result.save(folder_of(bench, steps(task.checks, task.complete)[task.number]))
@@ -214,11 +219,12 @@ class Parts:
             if not curve_path(work.folder / "eot").exists():
                 return [Search()]
             plan = with_draws(plan, converge(plan, work.folder / "eot", lambda _: None))
-        left = missing(plan, work.folder / "parts")
+        left = missing(plan, work.parts)
         if left:
-            return [BatchOf(number, plan.eot) for number in left]
+            return [BatchOf(number, plan.eot, work.keeps) for number in left]
         every = range(len(plan.batches))
-        return self._steps(plan, joined([Outcomes.load(part_path(work.folder / "parts", n)) for n in every]))
+        made = joined([Outcomes.load(part_path(work.parts, n)) for n in every])
+        return self._steps(plan, replace(made, kept={}))
 
     def _steps(self, plan: Plan, outcomes: Outcomes) -> list[Task]:
         work = self.work

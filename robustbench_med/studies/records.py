@@ -52,8 +52,18 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         UserError: there is none, or it is damaged or of another schema.
     """
+    file = record_file(path)
+    return require_record(read_json(file), str(file))
+
+
+def record_file(path: Path) -> Path:
+    """The record itself, by the folder of a run or by the file.
+
+    Raises:
+        UserError: there is no such folder or file.
+    """
     path = given_path(path)
     file = path / "record.json" if path.is_dir() else path
     if not file.exists() and not path.exists():
         raise UserError(f"{path} does not exist; give the folder of a run, or its record.json")
-    return require_record(read_json(file), str(file))
+    return file

@@ -20,11 +20,14 @@ class Result:
     Attributes:
         accuracy: by head, question, and all heads together (``measure.accuracy.EVERY``).
         record: the JSON record, as written to ``folder``.
-        folder: record.json, outcomes.npz, and picture.png (an ensemble has no picture of its own).
+        folder: record.json, outcomes.npz, picture.png (an ensemble has no picture of its own), and
+            adversarial.npz if that was asked for.
         leaderboard: the CSV that holds the row.
+        inputs: the file of the adversarial inputs, if they were to be kept.
     """
 
     accuracy: Mapping[str, Accuracy]
     record: Mapping[str, Any]
     folder: Path
     leaderboard: Path
+    inputs: Path | None = None

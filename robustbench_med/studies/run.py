@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from robustbench_med.data.catalog import is_own
 from robustbench_med.evaluation.adversary import make_attack
 from robustbench_med.evaluation.batches import evaluate
 from robustbench_med.evaluation.identity import code_of, code_of_run, identify
+from robustbench_med.evaluation.kept import Blobs
 from robustbench_med.evaluation.outcomes import Outcomes
 from robustbench_med.evaluation.plan import Plan
 from robustbench_med.evaluation.prepare import Prepared, RunConfig, Subject, prepare
@@ -31,19 +31,17 @@ from robustbench_med.reporting import leaderboard
 from robustbench_med.reporting.figures import drawn
 from robustbench_med.reporting.picture import draw, draw_draws
 from robustbench_med.reporting.record import record
+from robustbench_med.studies import keeping
 from robustbench_med.studies.records import folder_name, read_record, run_folder
 from robustbench_med.studies.result import OnRecord, Result
+from robustbench_med.studies.working import KEEPING, clean, same_threads
 from robustbench_med.util.config import build, find, read_yaml
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import given_path, read_text, sha256_json, write_json, write_text
+from robustbench_med.util.files import given_path, sha256_json, write_json
 from robustbench_med.util.progress import progress_bar
 from robustbench_med.util.terminal import say
 
 __all__ = ["OnRecord", "Result", "RunConfig", "audit_config", "run", "run_id", "run_prepared"]
-
-
-WORKING = ("parts", "audit", "eot")  # folders of what a killed run goes on from
-THREADS = "parts/threads"  # the file that says with how many threads a pass they were made
 
 
 def run(config: RunConfig, audited: str | None = None, reuse: bool = False) -> Result:
@@ -112,12 +110,14 @@ def opened(
     code = code_of_run(prepared)
     name = _id(prepared, code)
     called = folder_name(prepared.loaded.config.label, config.attack, config.dataset, name)
+    place = keeping.place_of(config, out / called)
     with run_folder(out, board, leaderboard.COLUMNS, called) as folder:
         before = read_record(folder) if (folder / "record.json").exists() else None
         if before is None:
             same_threads(folder, torch.get_num_threads())
-        served = reuse and before is not None and _serves(before, audited)
-        yield Work(prepared, folder, checks, audited, name, code, board, before, served, quiet)
+        whole = place is None or (before is not None and keeping.still_there(before, place))
+        served = reuse and before is not None and _serves(before, audited) and whole
+        yield Work(prepared, folder, checks, audited, name, code, board, before, served, quiet, place, whole)
 
 
 def places(config: RunConfig) -> tuple[Path, Path]:
@@ -175,22 +175,6 @@ def _measured(before: Mapping[str, Any]) -> dict[str, Accuracy]:
     return {name: Accuracy.from_record(value) for name, value in before["accuracy"].items()}
 
 
-def _clean(folder: Path) -> None:
-    """Take away what only a killed run goes on from."""
-    for parts in WORKING:
-        shutil.rmtree(folder / parts, ignore_errors=True)
-
-
-def same_threads(folder: Path, threads: int) -> None:
-    """Take away the parts of a killed run that were made with another number of threads a pass: sums are
-    rounded otherwise, and a record says with how many it was made."""
-    kept = folder / THREADS
-    if kept.exists() and read_text(kept).strip() != str(threads):
-        _clean(folder)
-    if not kept.exists():
-        write_text(kept, f"{threads}\n")
-
-
 @dataclass(frozen=True)
 class _Made:
     """What a run found.
@@ -199,6 +183,7 @@ class _Made:
         plan: with as many EOT draws as were used.
         curve: of the search for them, if there was one.
         audit: for the record.
+        kept: the adversarial inputs, packed, if they are to be kept.
     """
 
     plan: Plan
@@ -207,6 +192,7 @@ class _Made:
     measured: Mapping[str, Accuracy]
     audit: Mapping[str, Any]
     started: str
+    kept: Blobs = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -218,6 +204,8 @@ class Work:
         code: that makes it.
         before: its record, if it is finished.
         served: that record is what is asked for.
+        place: where the adversarial inputs are to be kept, if they are.
+        whole: a finished run has kept all that is to be kept.
     """
 
     prepared: Prepared
@@ -230,6 +218,18 @@ class Work:
     before: Mapping[str, Any] | None
     served: bool
     quiet: bool = False
+    place: Path | None = None
+    whole: bool = True
+
+    @property
+    def keeps(self) -> bool:
+        """The adversarial inputs are to be kept."""
+        return self.place is not None
+
+    @property
+    def parts(self) -> Path:
+        """The folder of the batches that are made."""
+        return self.folder / (KEEPING if self.keeps else "parts")
 
     def finish(self, pictures: bool = True, on_record: OnRecord | None = None, row: bool = True) -> Result:
         """Make what is not made yet, and the record of it; see ``run_prepared``."""
@@ -242,10 +242,10 @@ class Work:
         assert self.before is not None
         if pictures and not (self.folder / "picture.png").exists():  # killed before it was drawn
             self.draw_again(self.before)
-        _clean(self.folder)
+        clean(self.folder)
         if row and not leaderboard.holds(self.board, self.name):
             leaderboard.append(self.board, leaderboard.row(self.before))
-        return Result(_measured(self.before), self.before, self.folder, self.board)
+        return Result(_measured(self.before), self.before, self.folder, self.board, self.place)
 
     def _recorded(self, pictures: bool, row: bool) -> Result:
         plan, made = self.prepared.plan, self.make(self.before)
@@ -264,19 +264,29 @@ class Work:
         )
         if made.curve is not None:
             result["eot_curve"] = made.curve.as_record()
+        self._keep(made, result)
         made.outcomes.save(self.folder / "outcomes.npz")
         write_json(self.folder / "record.json", result)
         if row or leaderboard.holds(self.board, self.name):
             leaderboard.append(self.board, leaderboard.row(result))
         if pictures:
             self.draw(made)
-        _clean(self.folder)
-        return Result(made.measured, result, self.folder, self.board)
+        clean(self.folder)
+        return Result(made.measured, result, self.folder, self.board, self.place)
+
+    def _keep(self, made: _Made, result: dict[str, Any]) -> None:
+        """Write the adversarial inputs, if they are to be kept, and say so in the record."""
+        if self.place is not None and made.kept:
+            result["adversarial"] = keeping.keep(self.place, made.kept, self.prepared.plan, self.name)
+            return
+        before = self.before or {}
+        if "adversarial" in before and before["outcomes"] == result["outcomes"]:  # the same run once more
+            result["adversarial"] = before["adversarial"]
 
     @property
     def audits_only(self) -> bool:
         """The run is finished, and is asked for its audit."""
-        return self.before is not None and self.audited is not None
+        return self.before is not None and self.audited is not None and self.whole
 
     def make(self, before: Mapping[str, Any] | None) -> _Made:
         """Attack and audit; of a run that is finished, and is to be audited, only that.
@@ -291,6 +301,7 @@ class Work:
             curve = self._searched(plan) if self.searches else None
             outcomes = self._evaluated(with_draws(plan, curve))
         plan = with_draws(plan, curve)
+        inputs, outcomes = outcomes.kept, replace(outcomes, kept={})
         measured = accuracies(outcomes, plan.goal, plan.model.draws_shared_by)
         found = self._audited(plan, outcomes)
         if curve is not None:
@@ -299,7 +310,7 @@ class Work:
         if self.audited is None and before is not None and before["audit"].get("complete"):
             same = before["accuracy"] == {name: asdict(value) for name, value in measured.items()}
             audit_record = dict(before["audit"]) if same else audit_record
-        return _Made(plan, curve, outcomes, measured, audit_record, started)
+        return _Made(plan, curve, outcomes, measured, audit_record, started, inputs)
 
     def found_before(self) -> Curve | None:
         """The curve of a finished run, if it has one."""
@@ -327,7 +338,8 @@ class Work:
             task = bar.add_task(
                 f"{self.prepared.loaded.config.label} under {plan.name}", total=len(plan.split)
             )
-            return evaluate(plan, self.folder / "parts", lambda done: bar.advance(task, done))
+            plan = replace(plan, keep=self.keeps)
+            return evaluate(plan, self.parts, lambda done: bar.advance(task, done))
 
     def _audited(self, plan: Plan, outcomes: Outcomes) -> Audit:
         with progress_bar(not self.quiet) as bar:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robustbench_med.evaluation.outcomes import Outcomes
+from robustbench_med.evaluation import kept
+from robustbench_med.evaluation.outcomes import Outcomes, chosen_from
 from robustbench_med.evaluation.plan import Plan
 from robustbench_med.evaluation.prepare import RunConfig, prepare_all
 from robustbench_med.evaluation.workers import ALONE, Workers
 from robustbench_med.measure import metrics
 from robustbench_med.measure.accuracy import accuracies
 from robustbench_med.measure.samples import Samples
-from robustbench_med.measure.worst import worst_case
+from robustbench_med.measure.worst import strongest
 from robustbench_med.reporting import leaderboard
 from robustbench_med.reporting.record import ensemble_record
+from robustbench_med.studies import keeping
 from robustbench_med.studies.crew import Order, in_order
 from robustbench_med.studies.records import folder_name
 from robustbench_med.studies.result import OnRecord, Result
@@ -44,6 +46,8 @@ def run_all(
     each = prepare_all(checked(config))
     say_guesses(each[0].subject, config.dataset)
     several = len(each) > 1
+    if several:
+        keeping.require_one(config, f"--attack {config.attack}")
     orders = [
         Order(prepared, None, audited, several, pictures, on_record, row=not several) for prepared in each
     ]
@@ -59,7 +63,8 @@ def run_all(
 def _ensemble(results: Sequence[Result], plan: Plan) -> Result:
     """The row of the worst case of ``results``."""
     outcomes = [Outcomes.load(result.folder / "outcomes.npz") for result in results]
-    worst, shared_by = worst_case(outcomes, plan.goal), plan.model.draws_shared_by
+    choice, shared_by = strongest(outcomes, plan.goal), plan.model.draws_shared_by
+    worst = chosen_from(outcomes, choice)
     measured = accuracies(worst, plan.goal, shared_by)
     members = [result.record for result in results]
     name = sha256_json([member["run"] for member in members])[:12]
@@ -68,8 +73,11 @@ def _ensemble(results: Sequence[Result], plan: Plan) -> Result:
     board = results[0].leaderboard
     folder = folder_name(made["model"]["label"], "ensemble", made["dataset"]["name"], name)
     place = results[0].folder.parent / folder
+    inputs = keeping.of_members([result.folder for result in results], choice.tolist())
+    if inputs is not None:
+        made["adversarial"] = keeping.store(place / kept.FILE, inputs, plan, name)
     worst.save(place / "outcomes.npz")
     write_json(place / "record.json", made)
     if not leaderboard.holds(board, name):
         leaderboard.append(board, leaderboard.row(made))
-    return Result(measured, made, place, board)
+    return Result(measured, made, place, board, place / kept.FILE if inputs is not None else None)

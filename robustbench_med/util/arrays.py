@@ -7,7 +7,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,22 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
                     _check_header(stream, member.filename, member.file_size)
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
+
+
+def joined_bytes(blobs: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Blobs one after another, and their sizes."""
+    return np.frombuffer(b"".join(blobs), np.uint8), np.array([len(blob) for blob in blobs], np.int64)
+
+
+def split_bytes(data: NDArray[Any], sizes: NDArray[Any]) -> tuple[bytes, ...]:
+    """What ``joined_bytes`` joined (ValueError when they do not fit each other)."""
+    if data.dtype != np.uint8 or data.ndim != 1 or sizes.dtype.kind not in "iu" or sizes.ndim != 1:
+        raise ValueError("packed data is of another type than it should be")
+    if (sizes < 0).any() or int(sizes.sum()) != len(data):
+        raise ValueError("packed data is longer or shorter than it says")
+    ends = np.cumsum(sizes)
+    whole = data.tobytes()
+    return tuple(whole[end - size : end] for size, end in zip(sizes.tolist(), ends.tolist(), strict=True))
 
 
 def _check_header(stream: Any, name: str, size: int) -> None:

@@ -131,6 +131,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
+def dump(values: Mapping[str, Any]) -> str:
+    """A mapping of plain values as YAML that ``parse_yaml`` reads."""
+    return str(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
+
+
 def pairs(texts: Sequence[str], what: str, example: str) -> dict[str, str]:
     """Words of the form NAME=VALUE, by name; "-" and "_" within a name are one.
 

@@ -198,6 +198,7 @@ def test_parts_of_another_number_of_threads_are_not_mixed_in(
     weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from robustbench_med.studies import run as module
+    from robustbench_med.studies.working import same_threads
 
     monkeypatch.setattr(module.Work, "_audited", None)  # ends the run after its batches
     with pytest.raises(TypeError):
@@ -205,9 +206,9 @@ def test_parts_of_another_number_of_threads_are_not_mixed_in(
     monkeypatch.undo()
     (parts,) = tmp_path.glob("*/parts")
     times = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.npz")}
-    module.same_threads(parts.parent, 1)
+    same_threads(parts.parent, 1)
     assert {path.name: path.stat().st_mtime_ns for path in parts.glob("*.npz")} == times
-    module.same_threads(parts.parent, 2)
+    same_threads(parts.parent, 2)
     assert not list(parts.glob("*.npz"))
 
 

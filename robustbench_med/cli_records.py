@@ -1,0 +1,74 @@
+"""Commands about records that are there: pages of them, and whether others find the same."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from robustbench_med.util.files import given_path
+from robustbench_med.util.terminal import say
+
+
+def terminal() -> Any:
+    """Where tables are printed."""
+    from rich.console import Console
+
+    # A pipe has no width: it gets what fits a terminal of 80 columns. Colours and links are for terminals.
+    return Console(width=None if sys.stdout.isatty() else 80, highlight=False, emoji=False)
+
+
+def html_board(options: argparse.Namespace) -> None:
+    """``robmed board --html``."""
+    from robustbench_med.studies import board
+
+    made = board.html_board(options.paths, options.html)
+    passed = f", {made.passed} other JSON files passed over" if made.passed else ""
+    say(f"runs    {made.runs}, {made.ranked} of them ranked{passed}")
+    say(f"pages   {made.records} of records")
+    say(f"open    {made.index}")
+
+
+def _places(options: argparse.Namespace) -> Any:
+    from robustbench_med.evaluation.recorded import Places
+
+    return Places(options.model, options.dataset, options.weights, options.device)
+
+
+def verify(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """``robmed verify``; 0 when the number stands, 1 when it does not, 2 when that cannot be told."""
+    del argv
+    from robustbench_med.reporting.verification import show
+    from robustbench_med.studies import verify as study
+
+    found = study.verify(options.record, options.adversarial, _places(options))
+    show(found, terminal())
+    return found.status
+
+
+def refute(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    """``robmed refute``."""
+    del argv
+    from robustbench_med.reporting.verification import show_refutation
+    from robustbench_med.studies import refute as study
+
+    submission = study.Submission(options.inputs, options.finder, options.adversarial)
+    result = study.refute(options.record, submission, _places(options), options.out, options.leaderboard)
+    show_refutation(result.record, result.before, terminal())
+    say()
+    say(f"record  {result.folder / 'record.json'}")
+    say(f"inputs  {result.folder / 'adversarial.npz'}")
+    say(f"row     {result.leaderboard}")
+
+
+def submit(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    """``robmed submit``."""
+    del argv
+    from robustbench_med.studies import submit as study
+
+    made = study.submit(options.record, given_path(options.out), options.adversarial, _places(options))
+    for path in made.files:
+        say(f"wrote   {path}")
+    for note in made.notes:
+        say(f"note    {note}")
