@@ -14,7 +14,7 @@ from conftest import Robmed
 from rich.console import Console
 from test_bad_input import flags
 
-from robustbench_med import cli_records
+from robustbench_med import cli, cli_records
 from robustbench_med.reporting import figures
 from robustbench_med.reporting.leaderboard import COLUMNS, write
 from robustbench_med.reporting.text import bare_table, markdown_cell, markdown_code, plain
