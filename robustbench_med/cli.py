@@ -19,7 +19,8 @@ from robustbench_med.util.terminal import complain, lenient_streams, say
 
 # They leave nothing but what they print; the others write files.
 PRINTED = ("list", "board", "compare", "completion", "help")
-LONG = ("run", "certify", "train", "curve", "modalities", "suite")  # they go on where they were stopped
+# They go on where they were stopped.
+LONG = ("run", "check", "certify", "train", "curve", "modalities", "suite")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -189,14 +190,39 @@ def _suite(options: argparse.Namespace, argv: Sequence[str]) -> int:
 def _compare(options: argparse.Namespace, argv: Sequence[str]) -> int:
     del argv
     from robustbench_med.measure.compare import MARGIN
+    from robustbench_med.measure.margins import Margins
     from robustbench_med.reporting.comparison import show
+    from robustbench_med.reporting.gate import STATUS
+    from robustbench_med.reporting.gate import show as show_gate
     from robustbench_med.studies.compare import compare_runs
+    from robustbench_med.studies.gate import gate_runs
     from robustbench_med.util.fields import number
 
     margin = number(options.margin, "--margin") if options.margin is not None else MARGIN
-    found = compare_runs(options.baseline, options.new, margin)
-    show(found, _console(), options.gate)
-    return 1 if options.gate and found.complaints else 0
+    worse = False
+    if options.non_inferior or not options.gate:
+        found = compare_runs(options.baseline, options.new, margin)
+        show(found, _console(), options.non_inferior)
+        worse = options.non_inferior and not found.is_no_worse
+    if not options.gate:
+        return int(worse)
+    gate = gate_runs(options.baseline, options.new, Margins(clean=margin, robust=margin))
+    show_gate([gate])
+    return max(int(worse), STATUS[gate.result])
+
+
+def _check(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    del argv
+    from robustbench_med.studies.gate_config import read_config
+
+    if options.accept is not None and not options.update:
+        raise UserError("--accept says why a new baseline is taken; it goes with --update")
+    config = read_config(options.config)
+    from robustbench_med.studies.gate_command import check_command, update_command
+
+    if options.update:
+        return update_command(config, options.accept, options.summary)
+    return check_command(config, options.junit, options.summary)
 
 
 def _board(options: argparse.Namespace, argv: Sequence[str]) -> None:
@@ -360,6 +386,7 @@ COMMANDS: Mapping[str, Command] = {
     "curve": _curve,
     "modalities": _modalities,
     "suite": _suite,
+    "check": _check,
     "compare": _compare,
     "board": _board,
     "certify": _certify,
