@@ -140,7 +140,7 @@ def _short(value: object) -> str:
     text = str(value)
     if len(text) == 64 and all(c in "0123456789abcdef" for c in text):
         return text[:HASH]
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return text if len(text) <= 160 else f"{text[:159]}…"
 
 
 def diff(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> list[tuple[str, str, str]]:
