@@ -34,7 +34,9 @@ def parser() -> Parser:
     _add_certify(commands.add_parser("certify", help="certify a smoothed model's accuracy over L2 radii"))
     _add_train(commands.add_parser("train", help="train a model from a recipe"))
     _add_data(commands.add_parser("data", help="check, add or import data sets"))
-    _add_init(commands.add_parser("init", help="write a model.py, dataset.yaml and ci.yml to start from"))
+    _add_init(
+        commands.add_parser("init", help="write a model.py, dataset.yaml and robmed.yaml to start from")
+    )
     _add_convert(commands.add_parser("convert", help="write weights of torch.save as safetensors"))
     lister = commands.add_parser("list", help="list what there is, plug-ins included")
     lister.add_argument(

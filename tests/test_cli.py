@@ -54,7 +54,7 @@ def test_help_answers_at_once() -> None:
 
 
 COMMANDS = (
-    *("run", "audit", "curve", "modalities", "suite", "compare", "board"),
+    *("run", "audit", "curve", "modalities", "suite", "check", "compare", "board"),
     *("certify", "train", "data", "init", "convert", "list", "completion"),
 )
 
@@ -180,7 +180,7 @@ def test_everything_is_listed_with_a_line(capsys: pytest.CaptureFixture[str]) ->
     ("words", "expected"),
     [
         ("robmed run --model con", ["concat", "concat-at"]),
-        ("robmed c", ["curve", "compare", "certify", "convert", "completion"]),
+        ("robmed c", ["curve", "check", "compare", "certify", "convert", "completion"]),
         ("robmed data che", ["check"]),
         ("robmed data import m", ["milk10k", "mri-ct"]),
         ("robmed run --mode e", ["eval"]),

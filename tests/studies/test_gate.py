@@ -62,7 +62,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROBMED_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     rng = np.random.default_rng(0)
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for split in ("train", "test"):
         labels = np.arange(60) % 2
         sign = (2 * labels - 1)[:, None]
@@ -305,10 +305,10 @@ def test_what_is_interrupted_changes_no_baseline(
     baseline: None, say: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del baseline
-    from robustbench_med.studies import gate
+    from robustbench_med.studies.run import run_prepared
 
     made, before = [], stored()
-    real = gate.run_prepared
+    real = run_prepared
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         made.append(1)
@@ -317,7 +317,7 @@ def test_what_is_interrupted_changes_no_baseline(
         return real(*arguments, **options)
 
     weights(0.5)
-    monkeypatch.setattr(gate, "run_prepared", interrupted)
+    monkeypatch.setattr("robustbench_med.studies.gate.run_prepared", interrupted)
     code, _, lines = say("check", "--update")
     assert code == 130
     assert "the same command goes on" in lines[0]
