@@ -118,8 +118,9 @@ def _over_draws(each: Sequence[NDArray[np.int8]], unit: Units) -> tuple[float, f
         draws, samples = values.shape
         if draws == 1:  # one draw does not say how much another would differ, unless nothing does
             return (math.inf, 1.0) if values.any() else (0.0, 1.0)
-        sums = np.zeros((draws, int(unit.max()) + 1))
-        np.add.at(sums.T, unit, values.T)
+        shares = np.unique(unit)  # what shares its draws moves together
+        alone = len(shares) == samples
+        sums = values if alone else np.stack([values[:, unit == u].sum(1) for u in shares], 1)
         variances = sums.var(0, ddof=1) / draws / samples**2 / len(each) ** 2
         total += float(variances.sum())
         squares += float((variances**2).sum()) / (draws - 1)
