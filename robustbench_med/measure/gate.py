@@ -157,7 +157,7 @@ class _Pair:
 
     def worst_subgroup(self, margin: float) -> Line:
         """The verdict on the lowest robust accuracy of a subgroup, whichever it is."""
-        found = [[record.get("worst_subgroup") or {} for record in each] for each in self.records]
+        found = [[_worst(record) for record in each] for each in self.records]
         name = "robust, worst subgroup"
         if not all(worst for each in found for worst in each):
             said = "the data has no subgroup of at least 20 samples; leave margins.worst_subgroup away"
@@ -175,6 +175,21 @@ class _Pair:
         called = [f"{each[0]['column']} {each[0]['value']}" for each in found]
         said = called[1] if called[0] == called[1] else f"{called[0]} before, {called[1]} now"
         return replace(line, reason=f"{line.reason} ({said})")
+
+
+def _worst(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The worst subgroup of a record; nothing where it has none.
+
+    Raises:
+        UserError: what it says of it is damaged.
+    """
+    worst = record.get("worst_subgroup") or {}
+    try:
+        if worst and not (0 <= worst["robust"]["value"] <= 1 and worst["samples"] >= 1):
+            raise ValueError
+        return {k: worst[k] for k in ("column", "value", "samples", "robust")} if worst else {}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the record of run {record.get('run')} has a damaged worst_subgroup") from error
 
 
 def _units(samples: Samples, index: Units) -> Units:

@@ -59,7 +59,7 @@ def require_same_attack(
     odd = next(differences(*attacks), None)
     packages = [at(record, "code.attack.packages") for record in (before, after)]
     if odd is None and None not in packages:
-        odd = next(differences(*packages), None)
+        odd = next(differences(*map(_mapping, packages)), None)
     if odd is not None:
         what, old, new = odd
         told = f"the attacks differ ({what}: {old} before, {new} now)"
@@ -85,8 +85,9 @@ def require_one_claim(records: Sequence[Mapping[str, Any]], name: str) -> None:
 def attack_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """The attack as it was asked for: how many draws "auto" settles on is the model's doing."""
     eot = record.get("config", {}).get("eot", record["attack"].get("eot"))
-    members = enumerate(record.get("member_attacks", ()), 1)
-    told = {f"member {i}": {k: v for k, v in m.items() if k != "eot"} for i, m in members}
+    listed = record.get("member_attacks")
+    members = enumerate(listed if isinstance(listed, list) else (), 1)
+    told = {f"member {i}": {k: v for k, v in _mapping(m).items() if k != "eot"} for i, m in members}
     return {**record["attack"], "eot": eot, **told}
 
 
@@ -99,7 +100,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, .
             said.append(f"{what}: {_short(old)} before, {_short(new)} now")
     if before.get("seed") != after.get("seed"):
         said.append(f"seed: {before.get('seed')} before, {after.get('seed')} now: chance differs, too")
-    versions = [at(record, "code.versions") or {} for record in (before, after)]
+    versions = [_mapping(at(record, "code.versions")) for record in (before, after)]
     said += [f"{name}: {old} before, {new} now" for name, old, new in differences(*versions)]
     sources = [at(record, "code.attack.sources") for record in (before, after)]
     if None not in sources and sources[0] != sources[1]:
@@ -124,6 +125,11 @@ def at(record: Any, dotted: str) -> Any:
     for name in dotted.split("."):
         record = record.get(name) if isinstance(record, Mapping) else None
     return record
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    """What should be a mapping; one without anything where a damaged record has something else."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _told(old: object, new: object) -> str:
@@ -154,14 +160,15 @@ def _summary(record: Mapping[str, Any]) -> dict[str, str]:
     told = {what: at(record, field) for field, what in SAID.items()}
     told |= {"data": at(record, "dataset.name"), "fingerprint": at(record, "dataset.fingerprint")}
     told |= {"samples": at(record, "dataset.samples"), "goal": at(record, "threat_model.goal")}
-    for name, budget in (at(record, "threat_model.budgets") or {}).items():
+    for name, budget in _mapping(at(record, "threat_model.budgets")).items():
         told[f"radius of {name}"] = _radius(budget)
     told |= {f"attack, {name}": value for name, value in attack_of(record).items()}
     told |= {"audit": at(record, "audit.verdict"), "audit by": at(record, "audit.config")}
     for name, accuracy in record["accuracy"].items():
         for kind in ("clean", "robust"):
-            told[f"{kind}, {name}"] = f"{100 * accuracy[kind]['value']:.1f} %"
-    told |= {f"version of {name}": v for name, v in (at(record, "code.versions") or {}).items()}
+            value = at(accuracy, f"{kind}.value")
+            told[f"{kind}, {name}"] = f"{100 * value:.1f} %" if isinstance(value, float | int) else value
+    told |= {f"version of {name}": v for name, v in _mapping(at(record, "code.versions")).items()}
     return {name: value for name, value in told.items() if value is not None}
 
 

@@ -108,7 +108,8 @@ class Work:
         watch = self.watch(entry)
         margins = self.config.margins
         gate = judge(before[:1], [first], names, margins, watch, UPDATE)
-        seeds = [int(each["seed"]) for each in before if each["seed"] != self.config.seed]
+        seeds = [each["seed"] for each in before if isinstance(each.get("seed"), int)]
+        seeds = [seed for seed in seeds if seed != self.config.seed]
         if not gate.wants_seeds or not seeds:
             return gate
         after = [first, *(self.run(entry, seed) for seed in seeds)]
