@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from robustbench_med.cli_records import html_board, refute, submit, terminal, verify
+from robustbench_med.cli_records import check, compare, html_board, refute, submit, terminal, verify
 from robustbench_med.flags import LISTS, parser
 from robustbench_med.options import OPTION, crew_of, join, net_options, run_config
 from robustbench_med.util.errors import UserError
@@ -20,7 +20,8 @@ from robustbench_med.util.terminal import complain, lenient_streams, say
 
 # They leave nothing but what they print; the others write files.
 PRINTED = ("list", "board", "compare", "completion", "help", "verify")
-LONG = ("run", "certify", "train", "curve", "modalities", "suite")  # they go on where they were stopped
+# They go on where they were stopped.
+LONG = ("run", "check", "certify", "train", "curve", "modalities", "suite")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -197,19 +198,6 @@ def _forecast(suite: Any, making: Any) -> None:
     show(found.runs, found.seconds, found.memory, found.left_out, making.workers.count, terminal())
 
 
-def _compare(options: argparse.Namespace, argv: Sequence[str]) -> int:
-    del argv
-    from robustbench_med.measure.compare import MARGIN
-    from robustbench_med.reporting.comparison import show
-    from robustbench_med.studies.compare import compare_runs
-    from robustbench_med.util.fields import number
-
-    margin = number(options.margin, "--margin") if options.margin is not None else MARGIN
-    found = compare_runs(options.baseline, options.new, margin)
-    show(found, terminal(), options.gate)
-    return 1 if options.gate and found.complaints else 0
-
-
 def _board(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
     if options.html is not None:
@@ -380,7 +368,8 @@ COMMANDS: Mapping[str, Command] = {
     "curve": _curve,
     "modalities": _modalities,
     "suite": _suite,
-    "compare": _compare,
+    "check": check,
+    "compare": compare,
     "board": _board,
     "verify": verify,
     "refute": refute,

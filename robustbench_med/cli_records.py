@@ -1,4 +1,4 @@
-"""Commands about records that are there: pages of them, and whether others find the same."""
+"""Commands about records: gates, pages of them, and whether others find the same."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import given_path
 from robustbench_med.util.terminal import say
 
@@ -17,6 +18,46 @@ def terminal() -> Any:
 
     # A pipe has no width: it gets what fits a terminal of 80 columns. Colours and links are for terminals.
     return Console(width=None if sys.stdout.isatty() else 80, highlight=False, emoji=False)
+
+
+def compare(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """``robmed compare``; see ``studies.gate`` for what it returns with ``--gate``."""
+    del argv
+    from robustbench_med.measure.compare import MARGIN
+    from robustbench_med.measure.margins import Margins
+    from robustbench_med.reporting.comparison import show
+    from robustbench_med.reporting.gate import STATUS
+    from robustbench_med.reporting.gate import show as show_gate
+    from robustbench_med.studies.compare import compare_runs
+    from robustbench_med.studies.gate import gate_runs
+    from robustbench_med.util.fields import number
+
+    margin = number(options.margin, "--margin") if options.margin is not None else MARGIN
+    worse = False
+    if options.non_inferior or not options.gate:
+        found = compare_runs(options.baseline, options.new, margin)
+        show(found, terminal(), options.non_inferior)
+        worse = options.non_inferior and not found.is_no_worse
+    if not options.gate:
+        return int(worse)
+    gate = gate_runs(options.baseline, options.new, Margins(clean=margin, robust=margin))
+    show_gate([gate])
+    return max(int(worse), STATUS[gate.result])
+
+
+def check(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    """``robmed check``: 0 passed, 1 failed, 2 undecided."""
+    del argv
+    from robustbench_med.studies.gate_config import read_config
+
+    if options.accept is not None and not options.update:
+        raise UserError("--accept says why a new baseline is taken; it goes with --update")
+    config = read_config(options.config)
+    from robustbench_med.studies.gate_command import check_command, update_command
+
+    if options.update:
+        return update_command(config, options.accept, options.summary)
+    return check_command(config, options.junit, options.summary)
 
 
 def html_board(options: argparse.Namespace) -> None:

@@ -28,6 +28,7 @@ def parser() -> Parser:
     _add_curve(commands.add_parser("curve", help="robust accuracy over epsilon, with figure"))
     _add_modalities(commands.add_parser("modalities", help="each modality attacked alone, together, missing"))
     _add_suite(commands.add_parser("suite", help="many models, data sets and protocols: table and figure"))
+    _add_check(commands.add_parser("check", help="fail when a net got worse than its committed baseline"))
     _add_compare(commands.add_parser("compare", help="two runs in pairs; --gate for CI"))
     _add_board(commands.add_parser("board", help="rank the rows of a leaderboard that can be trusted"))
     _add_verify(commands.add_parser("verify", help="score the kept inputs of a record again: does it stand?"))
@@ -36,7 +37,9 @@ def parser() -> Parser:
     _add_certify(commands.add_parser("certify", help="certify a smoothed model's accuracy over L2 radii"))
     _add_train(commands.add_parser("train", help="train a model from a recipe"))
     _add_data(commands.add_parser("data", help="check, add or import data sets"))
-    _add_init(commands.add_parser("init", help="write a model.py, dataset.yaml and ci.yml to start from"))
+    _add_init(
+        commands.add_parser("init", help="write a model.py, dataset.yaml and robmed.yaml to start from")
+    )
     _add_convert(commands.add_parser("convert", help="write weights of torch.save as safetensors"))
     lister = commands.add_parser("list", help="list what there is, plug-ins included")
     lister.add_argument(
@@ -181,9 +184,24 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("baseline", type=Path, help="run folder (record.json and outcomes.npz)")
     add("new", type=Path, help="run folder of the same samples and threat model")
-    add("--margin", help="how far robust accuracy may fall or rise; default 0.02, two points")
-    add("--gate", action="store_true", help="exit with 1 when a fall is not excluded, or a rise is certain")
+    add("--margin", help="how far accuracies may fall, or rise unaudited; default 0.02, two points")
+    add("--gate", action="store_true", help="on these samples: exit with 1 when the margin is exceeded")
+    add(
+        "--non-inferior",
+        action="store_true",
+        help="on patients like these: exit with 1 unless a fall by the margin is excluded",
+    )
     parser.set_defaults(command="compare")
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--config", default="robmed.yaml", metavar="FILE", help="default robmed.yaml (docs/ci.md)")
+    add("--update", action="store_true", help="make a new baseline, and print what it changes")
+    add("--accept", metavar="REASON", help="with --update: take a number that is in doubt, for this reason")
+    add("--junit", metavar="FILE", help="write the verdicts as JUnit XML")
+    add("--summary", metavar="FILE", help="write them as Markdown (also into $GITHUB_STEP_SUMMARY)")
+    parser.set_defaults(command="check")
 
 
 def _add_board(parser: argparse.ArgumentParser) -> None:

@@ -54,7 +54,19 @@ def test_help_answers_at_once() -> None:
 
 
 COMMANDS = (
-    *("run", "audit", "curve", "modalities", "suite", "compare", "board", "verify", "refute", "submit"),
+    *(
+        "run",
+        "audit",
+        "curve",
+        "modalities",
+        "suite",
+        "check",
+        "compare",
+        "board",
+        "verify",
+        "refute",
+        "submit",
+    ),
     *("certify", "train", "data", "init", "convert", "list", "completion"),
 )
 
@@ -180,7 +192,7 @@ def test_everything_is_listed_with_a_line(capsys: pytest.CaptureFixture[str]) ->
     ("words", "expected"),
     [
         ("robmed run --model con", ["concat", "concat-at"]),
-        ("robmed c", ["curve", "compare", "certify", "convert", "completion"]),
+        ("robmed c", ["curve", "check", "compare", "certify", "convert", "completion"]),
         ("robmed data che", ["check"]),
         ("robmed data import m", ["milk10k", "milk10k-record", "mri-ct"]),
         ("robmed run --data sars", ["sars-cov-2-ct"]),

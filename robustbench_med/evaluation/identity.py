@@ -8,9 +8,10 @@ from typing import Any
 from robustbench_med.api.attack import Attack
 from robustbench_med.api.model import FusionModel
 from robustbench_med.data.catalog import source_modules
+from robustbench_med.evaluation.attacks import ATTACKS
 from robustbench_med.evaluation.prepare import Prepared
 from robustbench_med.models.named import DEFENSES, ModelConfig, card_model
-from robustbench_med.util.code import checkout, source_hashes
+from robustbench_med.util.code import HARNESS, checkout, source_hashes
 from robustbench_med.util.files import sha256_json
 from robustbench_med.util.seeding import derive
 from robustbench_med.util.versions import versions
@@ -22,6 +23,7 @@ ROOTS = (
     "robustbench_med.measure.accuracy",
     "robustbench_med.measure.metrics",
 )
+SHELF = "robustbench_med.attacks"
 
 CARD = ("label", "name", "architecture", "title", "options", "defenses", "added")
 """What ``card_model`` says of a model."""
@@ -44,7 +46,23 @@ def code_of_run(prepared: Prepared) -> dict[str, Any]:
     plan, further = prepared.plan, ["robustbench_med.audit.draws"] if prepared.stored["eot"] == "auto" else []
     roots = (*ROOTS, *modules_of(plan.model, prepared.loaded.config), _module(plan.attack), *further)
     libraries = (*plan.attack.libraries, *plan.model.libraries)
-    return code_of((*roots, *source_modules(prepared.config.dataset)), libraries)
+    code = code_of((*roots, *source_modules(prepared.config.dataset)), libraries)
+    return {**code, "attack": _code_of_attack(plan.name, plan.attack)}
+
+
+def _code_of_attack(name: str, attack: Attack) -> dict[str, Any]:
+    """The packages that an attack comes from and uses, and a hash of its own sources.
+
+    It is recorded, not hashed into the run's name, which covers all of it anyhow: a gate asks whether a
+    number was made by the same attack.
+    """
+    entry = ATTACKS.entries().get(name.partition(":")[0])
+    package = entry.dist.name if entry and entry.dist else "robustbench-med"
+    wanted = dict.fromkeys((package, *attack.libraries))
+    sources = source_hashes((_module(attack),))
+    own = {m: h for m, h in sources.items() if not m.startswith(HARNESS) or m.startswith(SHELF)}
+    found = versions(wanted)
+    return {"packages": {each: found[each] for each in wanted}, "sources": sha256_json(own)}
 
 
 def modules_of(model: FusionModel, config: ModelConfig) -> tuple[str, ...]:

@@ -6,22 +6,22 @@ from rich.console import Console
 
 from robustbench_med.measure.compare import Comparison
 from robustbench_med.measure.statistics import Difference
-from robustbench_med.reporting.text import bare_table, headed, plain
+from robustbench_med.reporting.text import bare_table, headed
 
 
-def show(found: Comparison, console: Console, gate: bool) -> None:
-    """Print both differences and, if it was asked for, what the gate says."""
+def show(found: Comparison, console: Console, non_inferior: bool) -> None:
+    """Print both differences and, if it was asked for, whether the new run is no worse on other patients."""
     headed(console, f"{found.models[1]} less {found.models[0]}, {found.headline}, {found.samples} samples")
     table = bare_table("accuracy", "difference in points (95 %)", "McNemar p")
     for name, difference in (("clean", found.clean), ("robust", found.robust)):
         p_value = "-" if difference.p_value is None else f"{difference.p_value:.3g}"
         table.add_row(name, _points(difference), p_value)
     console.print(table)
-    if gate:
-        margin = f"margin {100 * found.margin:g} points"
-        passed = f"gate    passed: robust accuracy is no worse ({margin})"
-        failed = "\n".join(f"gate    FAILED: {plain(c)} ({margin})" for c in found.complaints)
-        console.print(failed or passed)
+    if non_inferior:
+        low, margin = -100 * found.robust.low, 100 * found.margin
+        passed = f"passed, a fall by the margin of {margin:g} points is excluded"
+        failed = f"FAILED, it may have fallen by {low:.1f} points, and the margin is {margin:g}"
+        console.print(f"no worse on other patients: {passed if found.is_no_worse else failed}")
 
 
 def _points(difference: Difference) -> str:

@@ -52,22 +52,13 @@ def record(
         further: of ``metrics.describe``.
         macs: multiply-accumulates of one forward pass of a sample.
     """
-    plan = prepared.plan
-    attack = {**asdict(plan.attack), "eot": plan.eot, "follows_samples": plan.attack.follows_samples}  # type: ignore[call-overload]
+    plan, claim = prepared.plan, describe_claim(prepared)
     return {
         "schema": SCHEMA,
         "run": run_id,
-        "config": dict(prepared.stored),
+        "config": claim["config"],
         "model": describe_model(prepared.loaded, plan.model, macs),
-        "dataset": describe_dataset(plan.split),
-        "threat_model": {
-            "budgets": {name: budget.as_record() for name, budget in plan.threat.budgets.items()},
-            "joint": plan.threat.joint,
-            "goal": plan.goal.aim,
-            "towards": prepared.config.towards,
-            "knowledge": plan.attack.knowledge,
-        },
-        "attack": {"name": plan.name, **attack},
+        **claim,
         "scoring": {"draws": plan.draws, "headline": "mean"},
         "headline": headline(plan.goal),
         "accuracy": {name: asdict(value) for name, value in measured.items()},
@@ -83,6 +74,24 @@ def record(
         "threads": torch.get_num_threads(),
         "code": code,
         "started": started,
+    }
+
+
+def describe_claim(prepared: Prepared) -> dict[str, Any]:
+    """What a run is about, which is known before its first pass: samples, threat model and attack."""
+    plan = prepared.plan
+    attack = {**asdict(plan.attack), "eot": plan.eot, "follows_samples": plan.attack.follows_samples}  # type: ignore[call-overload]
+    return {
+        "config": dict(prepared.stored),
+        "dataset": describe_dataset(plan.split),
+        "threat_model": {
+            "budgets": {name: budget.as_record() for name, budget in plan.threat.budgets.items()},
+            "joint": plan.threat.joint,
+            "goal": plan.goal.aim,
+            "towards": prepared.config.towards,
+            "knowledge": plan.attack.knowledge,
+        },
+        "attack": {"name": plan.name, **attack},
     }
 
 
@@ -177,6 +186,7 @@ def ensemble_record(
         "threat_model": {**first["threat_model"], "knowledge": ", ".join(knowledge)},
         "attack": {**attack, "follows_samples": follows},
         "members": [m["run"] for m in members],
+        "member_attacks": [m["attack"] for m in members],
         "accuracy": {name: asdict(value) for name, value in measured.items()},
         **further,
         "audit": {"verdict": _verdict([m["audit"]["verdict"] for m in members]), "findings": []},

@@ -9,7 +9,7 @@ from robustbench_med.studies.records import read_record
 
 
 def compare_runs(baseline: Path, new: Path, margin: float = MARGIN) -> Comparison:
-    """Compare two runs by their folders or records.
+    """Compare two runs by their folders or records; see ``studies.gate`` for the gate.
 
     Args:
         margin: a share in (0, 1).

@@ -1,4 +1,4 @@
-"""``robmed init``: a net, a description of the data and a check for CI, to start from."""
+"""``robmed init``: a net, a description of the data and what ``robmed check`` asks, to start from."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from robustbench_med.data.catalog import is_own, require_at_hand, short_name, so
 from robustbench_med.data.described import FILE
 from robustbench_med.models.cards import require_weights
 from robustbench_med.models.state import read_state
+from robustbench_med.studies.gate_config import FILE as CHECKED
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import given_path, write_text
 
@@ -62,20 +63,30 @@ citation: not stated
 # modalities: {modalities}
 # heads: {heads}
 """
+CHECK = """\
+# What robmed check holds the net to: docs/ci.md. robmed check --update makes the baseline; commit it.
+model: model.py:make
+{weights}data: {data}
+attacks:
+  - attack: pgd  # several, with eps and options: - {{attack: square, eps: 4/255, options: {{queries: 500}}}}
+samples: 0  # all; or so many, always the same ones
+audit: quick  # a rise passes only with a sound one
+baseline: baseline
+margins: {{clean: 0.02, robust: 0.02}}  # two points; also heads: 0.03, worst_subgroup: 0.05
+"""
 CI = """\
-# Fails when the net's robust accuracy fell against the run in baseline/ (copy a run's folder there).
+# Fails when the net got worse than the baseline that is committed beside it (docs/ci.md).
 name: robustness
-on: [push]
+on: [push, pull_request]
 jobs:
   robustness:
     runs-on: ubuntu-latest
     steps:
       - uses: actions/checkout@v4
       - uses: actions/setup-python@v5
-        with: {{python-version: "3.11"}}
+        with: {python-version: "3.12"}
       - run: pip install robustbench-med
-      - run: {run} --out new
-      - run: if [ -d baseline ]; then robmed compare baseline new/*-pgd-*/ --gate; fi
+      - run: robmed check --junit robmed.xml
 """
 
 
@@ -90,7 +101,7 @@ class Started:
 
 
 def init(folder: Path, data: str | None, weights: str | None) -> Started:
-    """Write ``model.py``, ``ci.yml`` and, for data of one's own, ``dataset.yaml``.
+    """Write ``model.py``, ``robmed.yaml``, ``ci.yml`` and, for data of one's own, ``dataset.yaml``.
 
     Args:
         data: a path as ``--data`` takes it, or a name; phantom when not given.
@@ -111,9 +122,12 @@ def init(folder: Path, data: str | None, weights: str | None) -> Started:
         else:
             contents[FILE], asked = _description(info, name, folder), FILE
     common = f"--model model.py:make --data {shlex.quote(asked)} --attack pgd"
-    if weights is not None:
-        common += f" --weights {shlex.quote(os.path.relpath(given_path(weights), folder))}"
-    contents["ci.yml"] = CI.format(run=f"robmed run {common} --samples 0")
+    beside = None if weights is None else os.path.relpath(given_path(weights), folder)
+    if beside is not None:
+        common += f" --weights {shlex.quote(beside)}"
+    given = "" if beside is None else f"weights: {json.dumps(beside)}\n"
+    contents[CHECKED] = CHECK.format(weights=given, data=json.dumps(asked))
+    contents["ci.yml"] = CI
     there = next((folder / each for each in contents if (folder / each).exists()), None)
     if there is not None:
         raise UserError(f"{there} is there already, and is not written over; move it, or name another folder")
@@ -123,6 +137,7 @@ def init(folder: Path, data: str | None, weights: str | None) -> Started:
         f"robmed data check {shlex.quote(asked)}",
         f"robmed run {common} --samples 0",
         f"robmed audit {common} --samples 0",
+        "robmed check --update",
     )
     note = "model.py has a net of ours: put the one that the weights are of in its place first"
     untrained = "the net of model.py knows nothing yet: train it (docs/train.md), or put your own there"

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import zeros
 
 from robustbench_med import cli
+from robustbench_med.studies.gate_config import read_config
 
 
 @pytest.fixture(autouse=True)
@@ -64,14 +65,14 @@ def test_the_printed_commands_run(
     commands = [shlex.split(line) for line in capfd.readouterr().out.splitlines()]
     monkeypatch.chdir("new")
     commands = [words[1:] for words in commands if words[:1] == ["robmed"]]
-    assert [words[0] for words in commands] == ["data", "run", "audit"]
+    assert [words[0] for words in commands] == ["data", "run", "audit", "check"]
     assert robmed(*commands[0])[0] in (0, 1)  # 1 where the tiny data means nothing
     code, lines = robmed(*commands[1], "--steps", 1, "--no-picture")
     assert (code, lines) == (0, [])
-    (step,) = [
-        s["run"] for s in yaml.safe_load(Path("ci.yml").read_text())["jobs"]["robustness"]["steps"][3:4]
-    ]
-    assert shlex.split(step)[1:] == [*commands[1], "--out", "new"]
+    steps = yaml.safe_load(Path("ci.yml").read_text())["jobs"]["robustness"]["steps"]
+    assert steps[-1]["run"].split()[:2] == ["robmed", "check"]
+    config = read_config("robmed.yaml")
+    assert [config.model, config.data] == [commands[1][i] for i in (2, 4)]
 
 
 def test_nothing_is_written_over(robmed: Robmed) -> None:
@@ -87,4 +88,4 @@ def test_weights_are_told_of(robmed: Robmed) -> None:
     save_file({"trunk.weight": zeros(3, 4)}, "net.safetensors")
     assert robmed("init", "new", "--weights", "net.safetensors") == (0, [])
     assert "# trunk.weight (3, 4)" in Path("new/model.py").read_text()
-    assert "--weights ../net.safetensors" in Path("new/ci.yml").read_text()
+    assert yaml.safe_load(Path("new/robmed.yaml").read_text())["weights"] == "../net.safetensors"
