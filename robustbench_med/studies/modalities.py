@@ -38,8 +38,8 @@ def modality_table(
 
     Every attack is a run of its own with a record; that on all modalities together has a row in the
     leaderboard, the others are parts of this table. Finished ones are not repeated. A missing image, volume
-    or signal has its lowest value everywhere; a missing table the middle of its range. What
-    nothing of can be changed is not attacked.
+    or signal has its lowest value everywhere; a missing table the middle of its range. What nothing of can
+    be changed is not attacked, and what a net does not look at leaves it as it is on clean inputs.
 
     Args:
         workers, on_record: see ``robustbench_med.studies.several.run_all``.
@@ -56,9 +56,14 @@ def modality_table(
     say_guesses(first.subject, config.dataset)
     info = first.plan.split.info
     names = [m.name for m in info.modalities if m.mutable is None or m.mutable.any()]
-    sets = [*([(name,) for name in names] if len(names) > 1 else []), tuple(names)]
+    deaf = {name: _deaf(first.plan, name) for name in names} if len(names) > 1 else {}
+    unseen = [name for name in deaf if len(deaf[name]) == len(info.heads)]
+    crossed = _foreign(info, names)
+    sets = [*((name,) for name in deaf if name not in unseen), tuple(names)]
     asked = [replace(config, modality=chosen) for chosen in sets]
-    asked += [replace(config, modality=(name,), head=head) for head, name in _foreign(info, names)]
+    asked += [
+        replace(config, modality=(name,), head=head) for head, name in crossed if head not in deaf[name]
+    ]
     orders = [
         Order(
             _prepared(first, each), None, audited, True, pictures, on_record, row=each is asked[len(sets) - 1]
@@ -69,6 +74,10 @@ def modality_table(
     situations = [_situation(each, result) for each, result in zip(asked, results, strict=True)]
     attacked, foreign = situations[: len(sets)], situations[len(sets) :]
     clean = Situation("clean", (), "", _accuracy(first.plan, None))
+    attacked += [Situation("attacked", (name,), config.head, clean.accuracy) for name in unseen]
+    foreign += [
+        Situation("attacked", (name,), head, clean.accuracy) for head, name in crossed if head in deaf[name]
+    ]
     missing = [Situation("missing", (m.name,), "", _accuracy(first.plan, m.name)) for m in info.modalities]
     label = first.loaded.config.label
     table = modality_table_of(f"{label} on {info.name}", (clean, *attacked, *missing, *foreign))
@@ -85,6 +94,25 @@ def _foreign(info: DatasetInfo, names: list[str]) -> list[tuple[str, str]]:
     if info.pairing != "unpaired":
         return []
     return [(head.name, name) for head in info.heads for name in names if name not in head.modalities]
+
+
+def _deaf(plan: Plan, name: str) -> frozenset[str]:
+    """The heads whose scores are the very same whatever a modality shows: they do not look at it.
+
+    Scores tell, not gradients: a net that blocks those would look just the same. Asked on the first batch,
+    with the lowest, the highest and everybody else's values.
+    """
+    batch = load_batch(plan.split, plan.batches[0], plan.device)
+    modality, own = plan.split.info.modality(name), batch.inputs[name]
+    ends = [torch.as_tensor(b, dtype=torch.float32, device=own.device) for b in (modality.low, modality.high)]
+    shown = [own, *(end.expand_as(own).clone() for end in ends), own.roll(1, 0)]
+    given = [
+        scores(plan.fresh(), {**batch.inputs, name: x}, plan.draws, plan.seed, "deaf", batch.ids)
+        for x in shown
+    ]
+    return frozenset(
+        head for head in given[0] if all(torch.equal(each[head], given[0][head]) for each in given)
+    )
 
 
 def _prepared(first: Prepared, config: RunConfig) -> Prepared:

@@ -115,6 +115,18 @@ def test_modalities(robmed: Robmed, weights: dict[str, Path], tmp_path: Path) ->
     assert row["epsilon"] == "mr=4/255; ct=4/255"
 
 
+def test_what_a_net_does_not_look_at_is_not_attacked_alone(robmed: Robmed, tmp_path: Path) -> None:
+    flags = ("--model", "single-1", "--attack", "fgsm", "--samples", "6", "--out", tmp_path)
+    assert robmed("modalities", *flags)[0] == 0
+    found = json.loads(next(tmp_path.glob("*-modalities-*/modalities.json")).read_text())
+    clean, *others = found["rows"]
+    rows = {(row["kind"], tuple(row["modalities"])): row for row in others}
+    assert rows["attacked", ("ct",)]["accuracy"] == clean["accuracy"]
+    assert rows["attacked", ("ct",)]["run"] == ""
+    assert rows["attacked", ("mr",)]["accuracy"] == rows["attacked", ("mr", "ct")]["accuracy"]
+    assert len(list(tmp_path.glob("single-1*-fgsm-*/record.json"))) == 2
+
+
 def test_a_missing_modality_is_black_and_unrelated_images_are_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
