@@ -304,7 +304,7 @@ def test_no_picture(robmed: Robmed, tmp_path: Path, capfd: pytest.CaptureFixture
 
 
 def test_ctrl_c(robmed: Robmed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("robustbench_med.studies.several.run_all", interrupt)

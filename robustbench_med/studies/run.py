@@ -34,7 +34,7 @@ from robustbench_med.reporting.record import record
 from robustbench_med.studies import keeping
 from robustbench_med.studies.records import folder_name, read_record, run_folder
 from robustbench_med.studies.result import OnRecord, Result
-from robustbench_med.studies.working import KEEPING, clean, same_threads
+from robustbench_med.studies.working import KEEPING, clean, forget, same_threads
 from robustbench_med.util.config import build, find, read_yaml
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import given_path, sha256_json, write_json
@@ -117,7 +117,12 @@ def opened(
             same_threads(folder, torch.get_num_threads())
         whole = place is None or (before is not None and keeping.still_there(before, place))
         served = reuse and before is not None and _serves(before, audited) and whole
-        yield Work(prepared, folder, checks, audited, name, code, board, before, served, quiet, place, whole)
+        try:
+            yield Work(
+                prepared, folder, checks, audited, name, code, board, before, served, quiet, place, whole
+            )
+        finally:
+            forget(folder)
 
 
 def places(config: RunConfig) -> tuple[Path, Path]:

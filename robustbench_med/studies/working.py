@@ -26,3 +26,9 @@ def same_threads(folder: Path, threads: int) -> None:
         clean(folder)
     if not kept.exists():
         write_text(kept, f"{threads}\n")
+
+
+def forget(folder: Path) -> None:
+    """Take away a folder in which nothing was made: what is refused leaves nothing."""
+    if [path for path in folder.rglob("*") if path.is_file()] == [folder / THREADS]:
+        shutil.rmtree(folder, ignore_errors=True)

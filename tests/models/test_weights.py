@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from robustbench_med.api.data import Split
-from robustbench_med.data.phantom import Phantom
+from robustbench_med.data.phantom_volume import PhantomVolume
 from robustbench_med.models import weights as weights_module
 from robustbench_med.models.cards import models_in
 from robustbench_med.models.load import load_model
@@ -247,19 +247,19 @@ def test_long_labels_stay_apart() -> None:
 
 
 def test_the_label_of_a_net_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A board says "concat-x0.03125"; of several nets of one name the largest is meant by the name."""
+    """A board says "gated-x0.03125"; of several nets of one name the largest is meant by the name."""
     monkeypatch.chdir(tmp_path)
-    info = Phantom().load("test").info
+    info = PhantomVolume().load("test").info
     for width in (1 / 32, 1 / 16):
-        config = model_config("early").with_options({"width": width})
-        path = tmp_path / "weights" / "phantom" / f"{config.label}.safetensors"
+        config = model_config("gated").with_options({"width": width})
+        path = tmp_path / "weights" / "phantom-volume" / f"{config.label}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         net = build_model(config, info)
         save_weights(net, path)
         count = sum(p.numel() for p in net.parameters())
         said = {"sha256": sha256_file(path), "parameters": count}
         path.with_suffix(".json").write_text(json.dumps({"model": card_model(config), "weights": said}))
-    assert load_model("early").config.label == "early-x0.0625"
-    assert load_model("early-x0.03125").config.label == "early-x0.03125"
-    with pytest.raises(UserError, match="unknown model 'early-x9'"):
-        load_model("early-x9")
+    assert load_model("gated", "phantom-volume").config.label == "gated-x0.0625"
+    assert load_model("gated-x0.03125", "phantom-volume").config.label == "gated-x0.03125"
+    with pytest.raises(UserError, match="unknown model 'gated-x9'"):
+        load_model("gated-x9", "phantom-volume")
