@@ -11,13 +11,14 @@ from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
-FIGURE = "robust-mail.png"  # lies beside the leaderboards, and is made there
+FIGURES = ("robust-mail.png", "zoo.png")  # lie beside the leaderboards, and are made there
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the figure that lies elsewhere in the repository."""
-    source = Path(config["config_file_path"]).parent / "leaderboards" / FIGURE
-    files.append(File.generated(config, FIGURE, abs_src_path=str(source)))
+    """Add the figures that lie elsewhere in the repository."""
+    folder = Path(config["config_file_path"]).parent / "leaderboards"
+    for figure in FIGURES:
+        files.append(File.generated(config, figure, abs_src_path=str(folder / figure)))
     return files
 
 

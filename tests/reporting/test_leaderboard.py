@@ -17,13 +17,14 @@ from tiny import ATTACKS
 
 from robustbench_med.api.space import Box
 from robustbench_med.api.threat import Budget, Norm
-from robustbench_med.evaluation.identity import identify
-from robustbench_med.models.named import config_from_card
-from robustbench_med.reporting import leaderboard
+from robustbench_med.evaluation.identity import claimed_id
+from robustbench_med.models.named import variant_of
+from robustbench_med.reporting import leaderboard, zoo
 from robustbench_med.reporting.suite import table
 from robustbench_med.studies.records import read_record
 from robustbench_med.studies.suite import Suite
 from robustbench_med.util.errors import UserError
+from robustbench_med.util.files import read_json
 
 
 def row(run: str) -> dict[str, str]:
@@ -180,19 +181,36 @@ def test_published_rows_are_what_their_records_say(board: Path) -> None:
             assert record["run"] == _named_by_content(record), "the same command would not find this run"
 
 
-def _named_by_content(record: dict[str, Any]) -> str:
-    stored, model = record["config"], config_from_card(record, record["run"])
-    weights, samples = record["model"]["weights_sha256"], record["dataset"]["fingerprint"]
+def _named_by_content(record: dict[str, Any]) -> str | None:
     options = {k: v for k, v in record["attack"].items() if k not in ("name", "eot", "follows_samples")}
     own = asdict(ATTACKS.get(record["attack"]["name"].partition(":")[0])(**options))  # type: ignore[call-overload]
-    assert stored["attack_options"] == own, "an option of the attack is new, or gone"
-    return identify(stored, model, weights, samples, record["code"])
+    assert record["config"]["attack_options"] == own, "an option of the attack is new, or gone"
+    return claimed_id(record)
+
+
+def test_the_page_of_the_zoo_shows_what_the_records_say() -> None:
+    suite, folder = Suite.from_yaml("zoo"), ROOT / "leaderboards"
+    tables = read_json(folder / "zoo-modalities.json")["tables"]
+    by_run = {record["run"]: record for record in map(read_record, (folder / "records").glob("*.json"))}
+    situated = {(by_run[t["run"]]["dataset"]["name"], by_run[t["run"]]["model"]["name"]): t for t in tables}
+    found = {}
+    for record in by_run.values():
+        dataset, model = record["dataset"]["name"], record["model"]["name"]
+        own = variant_of(model)[1] or record["model"]["options"]["width"] == suite.widths[dataset]
+        if own and record["attack"]["name"] == "autoattack:stochastic" and "balanced_accuracy" in record:
+            found[dataset, model, "adaptive"] = record
+    order = [(d, m, "adaptive") for d in suite.datasets for m in suite.models]
+    written = zoo.table(suite.title, {key: found[key] for key in order if key in found}, situated)
+    assert len(found) >= 27
+    assert written == (folder / "zoo.md").read_text(encoding="utf-8")
+    assert written.partition("\n\n")[2].rstrip() in (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8")
 
 
 def test_the_page_of_results_shows_what_the_records_say() -> None:
     """The page of results, the suite's table and the records agree; every record is in a CSV."""
     suite = Suite.from_yaml("robust-mail")
     records = [read_record(path) for path in (ROOT / "leaderboards" / "records").glob("*.json")]
+    records.sort(key=lambda record: record["model"]["parameters"])  # of a name the largest net is meant
     protocols = {("pgd", "last"): "released", ("autoattack:stochastic", None): "adaptive"}
     found = {
         (r["dataset"]["name"], r["model"]["name"], protocols[key]): r
