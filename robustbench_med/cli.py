@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from robustbench_med.cli_records import check, compare, html_board, refute, submit, terminal, verify
+from robustbench_med.cli_records import check, compare, html_board, refute, submit, verify
 from robustbench_med.flags import LISTS, parser
 from robustbench_med.options import OPTION, crew_of, join, net_options, run_config
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import given_path, nearest, refusal
-from robustbench_med.util.terminal import complain, lenient_streams, say
+from robustbench_med.util.terminal import complain, console, lenient_streams, say
 
 # They leave nothing but what they print; the others write files.
 PRINTED = ("list", "board", "compare", "completion", "help", "verify")
@@ -114,9 +114,9 @@ def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.reporting.table import show
     from robustbench_med.studies.several import run_all
 
-    console = terminal()
+    screen = console()
     for result in run_all(config, options.audit, options.pictures, **crew_of(options)):
-        show(result.record, console)
+        show(result.record, screen)
         say()
         say(f"record  {result.folder / 'record.json'}")
         if result.inputs is not None:
@@ -140,7 +140,7 @@ def _curve(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.studies.curve import epsilon_curve
 
     curve, folder = epsilon_curve(config, radii, options.audit, options.pictures, **crew_of(options))
-    show(curve, terminal())
+    show(curve, console())
     say()
     say(f"curve   {folder / 'curve.json'}")
     if options.pictures:
@@ -156,7 +156,7 @@ def _modalities(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.studies.modalities import modality_table
 
     table, folder = modality_table(config, options.audit, options.pictures, **crew_of(options))
-    show(table, terminal())
+    show(table, console())
     say()
     say(f"table   {folder / 'modalities.json'}")
     if options.pictures:
@@ -195,7 +195,7 @@ def _forecast(suite: Any, making: Any) -> None:
     from robustbench_med.studies.forecast import forecast_suite
 
     found = forecast_suite(suite, making)
-    show(found.runs, found.seconds, found.memory, found.left_out, making.workers.count, terminal())
+    show(found.runs, found.seconds, found.memory, found.left_out, making.workers.count, console())
 
 
 def _board(options: argparse.Namespace, argv: Sequence[str]) -> None:
@@ -234,8 +234,8 @@ def _certify(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.studies.certify import CertifyConfig, certify
 
     result = certify(build(CertifyConfig, flags, "robmed certify"))
-    console = terminal()
-    show(result.record, console)
+    screen = console()
+    show(result.record, screen)
     say()
     say(f"record  {result.folder / 'record.json'}")
     say(f"row     {result.leaderboard}")
@@ -318,7 +318,7 @@ def _check_data(options: argparse.Namespace, argv: Sequence[str]) -> int:
     from robustbench_med.studies.check import check_data
 
     found, picture = check_data(options.name, options.picture)
-    show(found, terminal())
+    show(found, console())
     if picture is not None:
         say()
         say(f"picture {picture}")
@@ -341,7 +341,7 @@ def _list(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.reporting.text import headed, plain
     from robustbench_med.studies.listing import rows
 
-    console = terminal()
+    screen = console()
     if options.what is not None:
         columns, found = rows(options.what)
         table = Table(Column(columns[0], no_wrap=True), box=None, pad_edge=False)
@@ -349,17 +349,17 @@ def _list(options: argparse.Namespace, argv: Sequence[str]) -> None:
             table.add_column(title, overflow="fold")
         for row in found:
             table.add_row(*map(plain, row))
-        console.print(table)
+        screen.print(table)
         return
     for what in LISTS:
-        headed(console, what)
+        headed(screen, what)
         table = Table(
             Column(no_wrap=True), Column(overflow="fold"), box=None, pad_edge=False, show_header=False
         )
         for name, told, *_ in rows(what)[1]:
             table.add_row(plain(name), plain(told))
-        console.print(table)
-    console.print("\nrobmed list KIND says more of each: options, weights at hand, files.")
+        screen.print(table)
+    screen.print("\nrobmed list KIND says more of each: options, weights at hand, files.")
 
 
 Command = Callable[[argparse.Namespace, Sequence[str]], int | None]

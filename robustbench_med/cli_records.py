@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import given_path
-from robustbench_med.util.terminal import say
-
-
-def terminal() -> Any:
-    """Where tables are printed."""
-    from rich.console import Console
-
-    # A pipe has no width: it gets what fits a terminal of 80 columns. Colours and links are for terminals.
-    return Console(width=None if sys.stdout.isatty() else 80, highlight=False, emoji=False)
+from robustbench_med.util.terminal import console, say
 
 
 def compare(options: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -36,7 +27,7 @@ def compare(options: argparse.Namespace, argv: Sequence[str]) -> int:
     worse = False
     if options.non_inferior or not options.gate:
         found = compare_runs(options.baseline, options.new, margin)
-        show(found, terminal(), options.non_inferior)
+        show(found, console(), options.non_inferior)
         worse = options.non_inferior and not found.is_no_worse
     if not options.gate:
         return int(worse)
@@ -84,7 +75,7 @@ def verify(options: argparse.Namespace, argv: Sequence[str]) -> int:
     from robustbench_med.studies import verify as study
 
     found = study.verify(options.record, options.adversarial, _places(options))
-    show(found, terminal())
+    show(found, console())
     return found.status
 
 
@@ -96,7 +87,7 @@ def refute(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
     submission = study.Submission(options.inputs, options.finder, options.adversarial)
     result = study.refute(options.record, submission, _places(options), options.out, options.leaderboard)
-    show_refutation(result.record, result.before, terminal())
+    show_refutation(result.record, result.before, console())
     say()
     say(f"record  {result.folder / 'record.json'}")
     say(f"inputs  {result.folder / 'adversarial.npz'}")

@@ -70,3 +70,11 @@ def robmed(capfd: pytest.CaptureFixture[str]) -> Robmed:
         return code, capfd.readouterr().err.splitlines()
 
     return call
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of imported data of the test's own."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("ROBMED_HOME", str(folder))
+    return folder

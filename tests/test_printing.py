@@ -14,11 +14,11 @@ from conftest import Robmed
 from rich.console import Console
 from test_bad_input import flags
 
-from robustbench_med import cli, cli_records
+from robustbench_med import cli
 from robustbench_med.reporting import figures
 from robustbench_med.reporting.leaderboard import COLUMNS, write
 from robustbench_med.reporting.text import bare_table, markdown_cell, markdown_code, plain
-from robustbench_med.util.terminal import LONGEST, complain, visible
+from robustbench_med.util.terminal import LONGEST, complain, console, visible
 
 EVIL = "\x1b[31m\u202ered\n[/b]:smile:\x9b2J\u2028"
 SHOWN = r"\x1b[31m\u202ered\n[/b]:smile:\x9b2J\u2028"
@@ -34,10 +34,10 @@ def test_visible() -> None:
 def test_rich_prints_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     table = bare_table(plain(EVIL))
     table.add_row(plain(EVIL))
-    console = cli_records.terminal()
-    console.print(table)
-    console.print(plain("[old] x"))
-    assert isinstance(console, Console)
+    screen = console()
+    screen.print(table)
+    screen.print(plain("[old] x"))
+    assert isinstance(screen, Console)
     assert capsys.readouterr().out.splitlines() == [SHOWN, SHOWN, "[old] x"]
 
 

@@ -22,7 +22,7 @@ from robustbench_med.api.model import DrawsSharedBy
 from robustbench_med.api.objective import Goal
 from robustbench_med.evaluation.outcomes import Outcomes
 from robustbench_med.measure import statistics
-from robustbench_med.measure.accuracy import answers, headline, judged
+from robustbench_med.measure.accuracy import Answers, answers, headline, judged
 from robustbench_med.measure.statistics import Estimate
 
 SPECIFICITY = 0.9
@@ -74,11 +74,11 @@ def describe(
     Args:
         columns: of the data set's subgroups, N values each.
     """
-    both = {
-        kind: judged(answers(getattr(outcomes, kind), outcomes.labels, goal.heads), goal)
-        for kind in ("clean", "adversarial")
+    given = {
+        kind: answers(scores, outcomes.labels, goal.heads)
+        for kind, scores in (("clean", outcomes.clean), ("robust", outcomes.adversarial))
     }
-    clean, robust = both.values()
+    clean, robust = (judged(found, goal) for found in given.values())
     key = headline(goal)
     found = subgroups(clean[key].right, robust[key].right, outcomes, draws_shared_by, columns)
     eligible = [s for s in found if s.samples >= FEWEST]
@@ -91,7 +91,7 @@ def describe(
         metrics |= _describe_head(outcomes, head)
     return {
         "metrics": metrics,
-        "balanced_accuracy": _balanced(outcomes, goal, draws_shared_by),
+        "balanced_accuracy": _balanced(given, outcomes, draws_shared_by, goal.heads),
         "attack_success": success,
         "persistent_attacker": persistent(robust[key].right),
         "subgroups": [asdict(s) for s in found],
@@ -122,23 +122,27 @@ def _describe_head(outcomes: Outcomes, head: Head) -> dict[str, Any]:
     return {name: {kind: asdict(m) for kind, m in both.items()} for name, both in out.items()}
 
 
-def _balanced(outcomes: Outcomes, goal: Goal, draws_shared_by: DrawsSharedBy) -> dict[str, Any]:
+def _balanced(
+    given: Mapping[str, Mapping[str, Answers]],
+    outcomes: Outcomes,
+    draws_shared_by: DrawsSharedBy,
+    heads: Sequence[Head],
+) -> dict[str, Any]:
     """By question, mean recall over the answers that occur, before and after the attack, with intervals."""
-    out: dict[str, Any] = {}
     groups = np.asarray(outcomes.groups)
-    for kind, stored in (("clean", "clean"), ("robust", "adversarial")):
-        found = answers(getattr(outcomes, stored), outcomes.labels, goal.heads)
-        for head in goal.heads:
-            each = found[head.name]
-            for q, question in enumerate(head.questions):
-                some = np.flatnonzero(each.known[:, q])
-                if not len(some):
-                    continue
-                scored = statistics.Scored.mean(each.right[:, some, q], draws_shared_by)
-                place = outcomes.batches[some]
-                measured = statistics.balanced(scored, each.truth[some, q], groups[some].tolist(), place)
-                out.setdefault(question, {})[kind] = asdict(measured)
-    return out
+
+    def measured(found: Answers, question: int) -> dict[str, Any]:
+        some = np.flatnonzero(found.known[:, question])
+        scored = statistics.Scored.mean(found.right[:, some, question], draws_shared_by)
+        place, truth = outcomes.batches[some], found.truth[some, question]
+        return asdict(statistics.balanced(scored, truth, groups[some].tolist(), place))
+
+    return {
+        name: {kind: measured(found[head.name], q) for kind, found in given.items()}
+        for head in heads
+        for q, name in enumerate(head.questions)
+        if given["clean"][head.name].known[:, q].any()
+    }
 
 
 def _mean(each: Sequence[QuestionMetrics]) -> QuestionMetrics:

@@ -47,9 +47,11 @@ def models_in(folder: Path) -> dict[Path, str]:
     return found
 
 
-def trained_in(folder: Path) -> set[str]:
-    """The models whose weights lie in the folders of a folder, one a data set."""
-    return {name for each in sorted(folder.glob("*/")) for name in models_in(each).values()}
+def trained() -> dict[Path, str]:
+    """By card, in a folder for each data set, the models with weights at hand."""
+    folders = [place for folder in weight_folders() if folder.is_dir() for place in folder.iterdir()]
+    places = sorted({place.resolve() for place in folders if place.is_dir()})
+    return {card: name for place in places for card, name in models_in(place).items()}
 
 
 def labelled(label: str) -> Path | None:

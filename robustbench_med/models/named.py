@@ -8,13 +8,14 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from robustbench_med.api.data import DatasetInfo
 from robustbench_med.api.registry import Registry
-from robustbench_med.models.cards import labelled, trained_in, weight_folders
+from robustbench_med.models.cards import labelled, trained
 from robustbench_med.util.config import build, find, pairs, read_yaml, scalar, shipped
 from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.fields import STRICT
@@ -157,9 +158,7 @@ def _cut(text: str, most: int) -> str:
 
 def model_names() -> list[str]:
     """Shipped configs, every installed architecture, and the variants of them that were trained."""
-    usual = _usual_names()
-    trained = {name for folder in weight_folders() for name in trained_in(folder) if variant_of(name)[1]}
-    return sorted(usual | trained)
+    return sorted(_usual_names() | {name for name in trained().values() if variant_of(name)[1]})
 
 
 def _usual_names() -> set[str]:
@@ -187,8 +186,13 @@ def variant_of(name: str) -> tuple[str, str]:
 
 def is_label(name: str) -> bool:
     """Whether a model is named by the label of one net at hand, "concat-x0.125"."""
-    usual = name in _usual_names() or bool(variant_of(name)[1])
-    return not usual and bool(NAME.fullmatch(name)) and labelled(name) is not None
+    return _labelled(name) is not None
+
+
+def _labelled(name: str) -> Path | None:
+    """The card of the net that a label names; a model's own name is none."""
+    usual = name in _usual_names() or variant_of(name)[1]
+    return None if usual or not NAME.fullmatch(name) else labelled(name)
 
 
 def require_model(name: str) -> None:
@@ -235,7 +239,7 @@ def model_config(name: str) -> ModelConfig:
         return replace(usual, name=name, title=f"{usual.title or base}, {VARIANTS[variant]}")
     if name in ARCHITECTURES.entries() and name not in shipped("models"):
         return ModelConfig(name=name, architecture=name)
-    if is_label(name) and (card := labelled(name)) is not None:
+    if (card := _labelled(name)) is not None:
         return config_from_card(read_json(card), str(card))
     path = find("model", "models", name)
     return build(ModelConfig, {"name": path.stem, **read_yaml(path)}, str(path))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robustbench_med.measure.verdict import Finding
-from robustbench_med.reporting.leaderboard import row
+from robustbench_med.reporting.leaderboard import COLUMNS, row
 from robustbench_med.reporting.text import markdown_cell, stored_percent
 
 QUESTIONS = (
@@ -23,18 +23,7 @@ FIELDS = (
     "Link to a paper or code (or none)",
 )
 CONFIG, INPUTS = "run.yaml", "adversarial.npz"
-SHOWN = (
-    "dataset",
-    "model",
-    "attack",
-    "epsilon",
-    "norm",
-    "goal",
-    "samples",
-    "eot",
-    "scoring_draws",
-    "verdict",
-)
+SHOWN = (*COLUMNS[: COLUMNS.index("clean")], "verdict")
 
 
 def card(record: Mapping[str, Any], findings: Sequence[Finding], files: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from robustbench_med.measure.verdict import UNAUDITED, is_sound
 from robustbench_med.reporting.figures import label, pyplot, saved
-from robustbench_med.reporting.text import markdown_cell, markdown_code
+from robustbench_med.reporting.text import markdown_cell, markdown_code, stored_percent
 from robustbench_med.util.terminal import visible
 
 Records = Mapping[tuple[str, str, str], Mapping[str, Any]]
@@ -33,7 +33,7 @@ def table(title: str, records: Records) -> str:
     for dataset, model in dict.fromkeys(key[:2] for key in records):
         runs = [records.get((dataset, model, protocol)) for protocol in protocols]
         largest = _largest(runs)
-        cells = [_cell(run, "robust") + _verdict(run) if run else "-" for run in runs]
+        cells = [_cell(run, "robust") + verdict_mark(run) if run else "-" for run in runs]
         counts = " / ".join(str(run["dataset"]["samples"]) if run else "-" for run in runs)
         net, name = markdown_code(largest["model"]["label"]), markdown_cell(largest["dataset"]["name"])
         synthetic = " (synthetic)" if largest["dataset"]["synthetic"] else ""
@@ -88,8 +88,7 @@ def _largest(runs: Sequence[Mapping[str, Any] | None]) -> Mapping[str, Any]:
 
 def _bar(axis: Any, x: float, width: float, run: Mapping[str, Any], kind: str, color: str) -> None:
     value, low, high = _percent(run, kind)
-    verdict = run["audit"]["verdict"]
-    trusted = kind == "clean" or verdict == UNAUDITED or is_sound(verdict)
+    trusted = kind == "clean" or is_undoubted(run)
     style = {"color": color} if trusted else {"facecolor": "white", "edgecolor": color, "hatch": "///"}
     axis.bar(x, value, width * 0.92, **style)
     error = np.array([[value - low], [high - value]])
@@ -97,8 +96,7 @@ def _bar(axis: Any, x: float, width: float, run: Mapping[str, Any], kind: str, c
 
 
 def _cell(run: Mapping[str, Any], kind: str) -> str:
-    value, low, high = _percent(run, kind)
-    return f"{value:.1f} ({low:.1f} to {high:.1f})"
+    return stored_percent(run["accuracy"][run["headline"]][kind])
 
 
 def _percent(run: Mapping[str, Any], kind: str) -> list[float]:
@@ -106,8 +104,15 @@ def _percent(run: Mapping[str, Any], kind: str) -> list[float]:
     return [100 * run["accuracy"][run["headline"]][kind][key] for key in ("value", "low", "high")]
 
 
-def _verdict(run: Mapping[str, Any]) -> str:
+def verdict_mark(run: Mapping[str, Any]) -> str:
+    """What stands behind a robust accuracy: a tick, the failed checks, or nothing without an audit."""
     verdict = run["audit"]["verdict"]
     if is_sound(verdict):
         return " ✓"
     return "" if verdict == UNAUDITED else f" ✗ {markdown_cell(verdict.removeprefix('not sound: '))}"
+
+
+def is_undoubted(run: Mapping[str, Any]) -> bool:
+    """Whether no audit spoke against a number; figures draw others hollow."""
+    verdict = run["audit"]["verdict"]
+    return verdict == UNAUDITED or is_sound(verdict)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from robustbench_med.measure.verdict import UNAUDITED, is_sound
 from robustbench_med.models.named import variant_of
 from robustbench_med.reporting.figures import label, pyplot, saved
-from robustbench_med.reporting.text import markdown_cell, markdown_code
+from robustbench_med.reporting.suite import is_undoubted, verdict_mark
+from robustbench_med.reporting.text import markdown_cell, markdown_code, stored_percent
 from robustbench_med.util.terminal import visible
 
 Records = Mapping[tuple[str, str, str], Mapping[str, Any]]
@@ -53,8 +53,8 @@ def _section(
         cells = [
             markdown_code(run["model"]["label"]),
             markdown_cell(column),
-            _accuracy(run["accuracy"][run["headline"]]["clean"]),
-            _accuracy(run["accuracy"][run["headline"]]["robust"]) + _verdict(run),
+            stored_percent(run["accuracy"][run["headline"]]["clean"]),
+            stored_percent(run["accuracy"][run["headline"]]["robust"]) + verdict_mark(run),
             *each,
             *(_balanced(run, question) for question in balanced),
             f"{run['model']['parameters'] / 1e6:.2f} M",
@@ -75,21 +75,9 @@ def _situations(found: Mapping[str, Any] | None, headline: str, names: list[str]
     return [f"{100 * rows[key][headline]['value']:.1f}" if key in rows else "-" for key in keys]
 
 
-def _accuracy(estimate: Mapping[str, float]) -> str:
-    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
-    return f"{value:.1f} ({low:.1f} to {high:.1f})"
-
-
 def _balanced(run: Mapping[str, Any], question: str) -> str:
     found = (run.get("balanced_accuracy") or {}).get(question)
-    return f"{_accuracy(found['clean'])} → {_accuracy(found['robust'])}" if found else "-"
-
-
-def _verdict(run: Mapping[str, Any]) -> str:
-    verdict = run["audit"]["verdict"]
-    if is_sound(verdict):
-        return " ✓"
-    return "" if verdict == UNAUDITED else f" ✗ {markdown_cell(verdict.removeprefix('not sound: '))}"
+    return f"{stored_percent(found['clean'])} → {stored_percent(found['robust'])}" if found else "-"
 
 
 def draw(title: str, records: Records, path: Path) -> None:
@@ -121,8 +109,6 @@ def _point(axis: Any, model: str, run: Mapping[str, Any]) -> None:
     accuracy = run["accuracy"][run["headline"]]
     x, y = 100 * accuracy["clean"]["value"], 100 * accuracy["robust"]["value"]
     color = RESISTING if variant_of(run["model"]["name"])[1] else USUAL
-    verdict = run["audit"]["verdict"]
-    trusted = verdict == UNAUDITED or is_sound(verdict)
-    face = color if trusted else "none"
+    face = color if is_undoubted(run) else "none"
     axis.scatter(x, y, s=PER_MAC * run["model"]["macs"] / 1e6, facecolor=face, edgecolor=color, alpha=0.7)
     axis.annotate(label(model), (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)

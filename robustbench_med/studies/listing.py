@@ -17,7 +17,7 @@ from robustbench_med.data.added import added_names
 from robustbench_med.data.catalog import SOURCES, is_imported
 from robustbench_med.data.published import description, published_names
 from robustbench_med.evaluation.attacks import ATTACKS
-from robustbench_med.models.cards import models_in, weight_folders
+from robustbench_med.models.cards import trained
 from robustbench_med.models.named import ARCHITECTURES, DEFENSES, model_config, variant_of
 from robustbench_med.studies.sources import OWN, read_plugin
 from robustbench_med.util.config import read_yaml, shipped
@@ -114,24 +114,17 @@ def _options(defaults: dict[str, object]) -> str:
 
 def _models() -> Rows:
     found: list[tuple[str, ...]] = []
-    trained = _trained()
-    variants = {name for name in trained.values() if variant_of(name)[1]}
+    nets = trained()
+    variants = {name for name in nets.values() if variant_of(name)[1]}
     for name in sorted({*shipped("models"), *variants}):
         config = model_config(name)
         defenses = ", ".join(d.name for d in config.defenses) or "-"
-        at_hand = ", ".join(sorted({card.parent.name for card, model in trained.items() if model == name}))
+        at_hand = ", ".join(sorted({card.parent.name for card, model in nets.items() if model == name}))
         found.append((name, config.title, defenses, at_hand or "-", "robustbench-med"))
     for name, entry in ARCHITECTURES.entries().items():
         if name not in shipped("models"):
             found.append((name, _described(ARCHITECTURES, name, entry)[0], "-", "-", provider(entry)))
     return ("model", "what", "defenses", "weights at hand", "from"), found
-
-
-def _trained() -> dict[Path, str]:
-    """By card, in a folder for each data set, the models with weights at hand."""
-    folders = [place for folder in weight_folders() if folder.is_dir() for place in folder.iterdir()]
-    places = sorted({place.resolve() for place in folders if place.is_dir()})
-    return {card: name for place in places for card, name in models_in(place).items()}
 
 
 def _loaded(registry: Registry[Any], name: str) -> Any | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from robustbench_med.api.data import DatasetInfo
+from robustbench_med.api.data import DatasetInfo, Modality
 from robustbench_med.evaluation.plan import Plan, load_batch
 from robustbench_med.evaluation.prepare import Prepared, RunConfig, prepare
 from robustbench_med.evaluation.scoring import scores
@@ -103,8 +103,8 @@ def _deaf(plan: Plan, name: str) -> frozenset[str]:
     with the lowest, the highest and everybody else's values.
     """
     batch = load_batch(plan.split, plan.batches[0], plan.device)
-    modality, own = plan.split.info.modality(name), batch.inputs[name]
-    ends = [torch.as_tensor(b, dtype=torch.float32, device=own.device) for b in (modality.low, modality.high)]
+    own = batch.inputs[name]
+    ends = _ends(plan.split.info.modality(name), own)
     shown = [own, *(end.expand_as(own).clone() for end in ends), own.roll(1, 0)]
     given = [
         scores(plan.fresh(), {**batch.inputs, name: x}, plan.draws, plan.seed, "deaf", batch.ids)
@@ -113,6 +113,14 @@ def _deaf(plan: Plan, name: str) -> frozenset[str]:
     return frozenset(
         head for head in given[0] if all(torch.equal(each[head], given[0][head]) for each in given)
     )
+
+
+def _ends(modality: Modality, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The lowest and the highest values of a modality, beside a tensor of it."""
+    low, high = (
+        torch.as_tensor(b, dtype=torch.float32, device=like.device) for b in (modality.low, modality.high)
+    )
+    return low, high
 
 
 def _prepared(first: Prepared, config: RunConfig) -> Prepared:
@@ -135,9 +143,9 @@ def _accuracy(plan: Plan, missing: str | None) -> dict[str, Estimate]:
         inputs = dict(batch.inputs)
         if missing is not None:
             modality = plan.split.info.modality(missing)
-            low, high = (torch.as_tensor(b, dtype=torch.float32) for b in (modality.low, modality.high))
+            low, high = _ends(modality, inputs[missing])
             blank = (low + high) / 2 if modality.kind == "table" else low
-            inputs[missing] = blank.to(batch.device).expand_as(inputs[missing]).clone()
+            inputs[missing] = blank.expand_as(inputs[missing]).clone()
         parts.append(scores(model, inputs, plan.draws, plan.seed, "clean", batch.ids))
     found = {head: torch.cat([p[head] for p in parts], 1).numpy() for head in parts[0]}
     place = np.concatenate([np.full(len(index), number) for number, index in enumerate(plan.batches)])

@@ -234,11 +234,11 @@ def run_suite(
     if result.other_code:
         announce(f"{result.other_code} published records were made by other code; --again makes them anew")
     if suite.report == "zoo":
-        write_text(result.table, zoo.table(suite.title, result.records, result.situations))
-        drawn(partial(zoo.draw, suite.title, result.records), result.figure)
-        return result
-    write_text(result.table, report.table(suite.title, result.records))
-    drawn(partial(report.draw, suite.title, result.records), result.figure)
+        table, draw = zoo.table(suite.title, result.records, result.situations), zoo.draw
+    else:
+        table, draw = report.table(suite.title, result.records), report.draw
+    write_text(result.table, table)
+    drawn(partial(draw, suite.title, result.records), result.figure)
     return result
 
 

@@ -91,18 +91,13 @@ class Opponent:
 
     def attacked(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """Adversarial inputs for a batch; leaves the model's mode and its stream of noise as they were."""
-        with self._at_rest():
-            found = self.attack.perturb(self._target(epoch, self.threat), batch)
-        return _detached(found)
+        return self._attacked(batch, epoch, self.threat)
 
     def of_turn(self, batch: Batch, epoch: int, turn: int) -> dict[str, Tensor]:
         """As ``attacked``, of one modality: the ``turn``-th, counted round and round."""
         names = list(self.threat.budgets)
         name = names[turn % len(names)]
-        alone = ThreatModel({name: self.threat.budgets[name]})
-        with self._at_rest():
-            found = self.attack.perturb(self._target(epoch, alone), batch)
-        return _detached(found)
+        return self._attacked(batch, epoch, ThreatModel({name: self.threat.budgets[name]}))
 
     def diverging(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """Inputs whose answers diverge from the clean ones, as far as the attack's steps drive them.
@@ -111,14 +106,13 @@ class Opponent:
         """
         assert isinstance(self.attack, Stepping)
         threat, clean = self.threat.scaled(self.scale), batch.inputs
-        seed = derive(self.seed, "opponent", epoch)
         lengths = {n: b.epsilon / 4 for n, b in threat.budgets.items()}
         if self.attack.step_size is not None:
             lengths = dict.fromkeys(lengths, self.attack.step_size)
         with self._at_rest():
             with torch.no_grad():
                 usual = self.model(clean)
-            current = threat.random_start(clean, batch.ids, seed)
+            current = threat.random_start(clean, batch.ids, self._seed(epoch))
             for _ in range(self.attack.steps):
                 moving = {n: current[n].detach().requires_grad_() for n in threat.budgets}
                 apart = divergence(self.model, self.model({**current, **moving}), usual, batch.labels)
@@ -127,9 +121,14 @@ class Opponent:
                 current = threat.project(climbed, clean)
         return _detached(current)
 
-    def _target(self, epoch: int, threat: ThreatModel) -> Target:
-        seed = derive(self.seed, "opponent", epoch)
-        return Target(self.model, threat.scaled(self.scale), self.goal, self.eot, seed, Passes())
+    def _attacked(self, batch: Batch, epoch: int, threat: ThreatModel) -> dict[str, Tensor]:
+        scaled, seed = threat.scaled(self.scale), self._seed(epoch)
+        target = Target(self.model, scaled, self.goal, self.eot, seed, Passes())
+        with self._at_rest():
+            return _detached(self.attack.perturb(target, batch))
+
+    def _seed(self, epoch: int) -> int:
+        return derive(self.seed, "opponent", epoch)
 
     @contextmanager
     def _at_rest(self) -> Iterator[None]:

@@ -11,9 +11,12 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import TextIOWrapper
-from typing import Any, NoReturn, TextIO, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from robustbench_med.util.errors import closest, unknown
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LONGEST = 2000  # characters of a line about an error or a warning
 JOINERS = "\u200c\u200d"  # letters of some scripts, and of emoji, need them
@@ -41,6 +44,14 @@ def _written_out(character: str) -> str:
 def say(text: object = "") -> None:
     """One line on standard output, whatever is in it: a path, say."""
     print(visible(text))
+
+
+def console() -> Console:
+    """Where tables are printed."""
+    from rich.console import Console  # takes long to import, and not every command prints a table
+
+    # A pipe has no width: it gets what fits a terminal of 80 columns. Colours and links are for terminals.
+    return Console(width=None if sys.stdout.isatty() else 80, highlight=False, emoji=False)
 
 
 def complain(message: object) -> None:

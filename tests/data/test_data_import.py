@@ -28,6 +28,7 @@ from robustbench_med.data.mri_ct import CT_COUNTS, MRI_COUNTS, MriCt, pair
 from robustbench_med.data.tables import age_band
 from robustbench_med.util.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("home")
 REFERENCE = (
     Path(os.environ.get("ROBMED_REFERENCE_DATA", Path(__file__).resolve().parents[3] / "shared")) / "data"
 )
@@ -35,13 +36,6 @@ needs_reference = pytest.mark.skipif(
     not REFERENCE.is_dir(), reason=f"no publishers' data in {REFERENCE} (set ROBMED_REFERENCE_DATA)"
 )
 PUBLISHED = {name: manifest.published_manifest(name) or "" for name in ("milk10k", "mri-ct")}
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "home"
-    monkeypatch.setenv("ROBMED_HOME", str(folder))
-    return folder
 
 
 def write_image(path: Path, seed: int, size: tuple[int, int] = (40, 32), grey: bool = False) -> None:

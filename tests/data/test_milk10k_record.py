@@ -18,14 +18,8 @@ from robustbench_med.data.milk10k import LARGE_CLASSES, Milk10k
 from robustbench_med.data.milk10k_record import Milk10kRecord
 from robustbench_med.util.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("home")
 FREE = {"age", "site=head_neck_face", "site=trunk"}
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "home"
-    monkeypatch.setenv("ROBMED_HOME", str(folder))
-    return folder
 
 
 @pytest.fixture

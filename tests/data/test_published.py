@@ -31,6 +31,7 @@ from robustbench_med.data.published import description, published_names
 from robustbench_med.studies.listing import rows
 from robustbench_med.util.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("home")
 NAMES = tuple(publishers.BUILDERS)
 
 
@@ -52,13 +53,6 @@ class Imported:
 
 
 Importer = Callable[[str], Imported]
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "home"
-    monkeypatch.setenv("ROBMED_HOME", str(folder))
-    return folder
 
 
 @pytest.fixture

@@ -166,7 +166,7 @@ def shelf(concat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     shutil.copy(concat, folder / "bad.safetensors")
     (folder / "bad.json").write_text('{"model": {"na')
     monkeypatch.setattr(weights_module, "weight_folders", lambda: [tmp_path / "weights"])
-    monkeypatch.setattr("robustbench_med.studies.listing.weight_folders", lambda: [tmp_path / "weights"])
+    monkeypatch.setattr("robustbench_med.models.cards.weight_folders", lambda: [tmp_path / "weights"])
     return folder
 
 
