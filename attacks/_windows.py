@@ -16,6 +16,9 @@ from robustbench_med.api import Budget, per_sample
 TILES = 5  # the start in L2 is a grid of so many tiles along the shortest axis
 TINY = 1e-12
 
+# Windows by their side: samples (N,) and, for every axis, where their windows lie, broadcast to (N, side, …).
+Windows = list[tuple[Tensor, tuple[Tensor, ...]]]
+
 
 def spatial(x: Tensor) -> torch.Size:
     """The sizes of the axes on which windows lie."""
@@ -42,6 +45,18 @@ def window(place: Tensor, side: Tensor, x: Tensor) -> Tensor:
     return inside if x.dim() == 2 else inside[:, None]
 
 
+def windows(place: Tensor, side: Tensor, x: Tensor) -> Windows:
+    """The same windows as positions, of each side that occurs."""
+    corners, found = _corners(place, side, spatial(x)).long(), []
+    for size in torch.unique(side).long().tolist():
+        some = torch.nonzero(side == size).squeeze(1)
+        along, axes = torch.arange(size, device=x.device), corners.shape[1]
+        cells = (corners[some, axis, None] + along for axis in range(axes))
+        shapes = ([size if a == axis else 1 for a in range(axes)] for axis in range(axes))
+        found.append((some, tuple(c.view(-1, *shape) for c, shape in zip(cells, shapes, strict=True))))
+    return found
+
+
 def any_features(order: Tensor, share: Tensor, x: Tensor) -> Tensor:
     """A share (B,) of the features, one at least, those that come first in ``order`` (B, features)."""
     count = (share * x.shape[1]).round().clamp_min(1)
@@ -50,11 +65,14 @@ def any_features(order: Tensor, share: Tensor, x: Tensor) -> Tensor:
 
 def _offsets(place: Tensor, side: Tensor, x: Tensor) -> list[Tensor]:
     """Along every axis the positions (B, size), counted from the corner of each window."""
-    out = []
-    for axis, size in enumerate(spatial(x)):
-        corner = (place[:, axis] * (size - side + 1)).floor()
-        out.append(torch.arange(size, device=x.device) - corner[:, None])
-    return out
+    corners = _corners(place, side, spatial(x)).unbind(1)
+    sizes = zip(corners, spatial(x), strict=True)
+    return [torch.arange(size, device=x.device) - corner[:, None] for corner, size in sizes]
+
+
+def _corners(place: Tensor, side: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Where windows begin, (B, axes)."""
+    return torch.stack([(place[:, a] * (size - side + 1)).floor() for a, size in enumerate(sizes)], 1)
 
 
 def bumps(place: Tensor, side: Tensor, turned: Tensor, x: Tensor) -> Tensor:

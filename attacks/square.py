@@ -26,6 +26,7 @@ from robustbench_med.api import (
     take,
 )
 from robustbench_med.attacks._windows import (
+    Windows,
     any_features,
     bumps,
     filled,
@@ -36,6 +37,7 @@ from robustbench_med.attacks._windows import (
     tiled,
     unused,
     window,
+    windows,
 )
 
 # After so many of 10,000 queries the share of changed pixels halves; other budgets scale this.
@@ -92,12 +94,20 @@ class _Search:
     Attributes:
         asked: proposals of each sample of the batch so far.
         kept: running share of the proposals that helped.
+        ends: of every modality in Linf the lowest and the highest values of ball and box, (2, B, …, C).
     """
 
     def __init__(self, attack: Square, target: Target, batch: Batch, best: Best, draws: _Draws) -> None:
         self.attack, self.target, self.batch, self.best, self.draws = attack, target, batch, best, draws
         self.asked = torch.zeros(len(batch), dtype=torch.long, device=best.loss.device)
         self.kept = 1.0
+        self.rows, self.asked_about = torch.arange(len(batch), device=best.loss.device), batch
+        self.ends = {
+            name: torch.stack([_jump(budget, x, torch.tensor(sign)).movedim(1, -1) for sign in (-1.0, 1.0)])
+            for name, budget in target.threat.budgets.items()
+            if budget.norm == "linf"
+            for x in [batch.inputs[name]]
+        }
 
     def run(self) -> None:
         """Ask until all samples are broken or have had their proposals."""
@@ -106,15 +116,20 @@ class _Search:
             rows = index.repeat_interleave(at_once)
             query = (self.asked[index][:, None] + torch.arange(at_once, device=index.device)).flatten()
             possible = query < self.attack.queries
-            moved = self._proposals(rows, query.clamp_max(self.attack.queries - 1))
-            seen = self.target.evaluate(
-                self.batch.take(rows), moved, margin, gradient=False, steps=query.tolist()
-            )
+            asked = self._samples(rows)
+            moved = self._proposals(asked, query.clamp_max(self.attack.queries - 1))
+            seen = self.target.evaluate(asked, moved, margin, gradient=False, steps=query.tolist())
             self._decide(index, rows, moved, seen, possible)
 
     def _standing(self) -> Tensor:
         index = self.best.standing()
         return index[self.asked[index] < self.attack.queries]
+
+    def _samples(self, rows: Tensor) -> Batch:
+        """The samples of some rows; most questions are about those of the question before."""
+        if not torch.equal(rows, self.rows):
+            self.rows, self.asked_about = rows, self.batch.take(rows)
+        return self.asked_about
 
     def _at_once(self, standing: int) -> int:
         rows = self.target.rows or len(self.batch)
@@ -138,31 +153,42 @@ class _Search:
         found = Evaluation(seen.loss[taken], seen.margin[taken], seen.success[taken], {})
         self.best.update(rows[taken], take(moved, taken), found)
 
-    def _proposals(self, rows: Tensor, query: Tensor) -> dict[str, Tensor]:
+    def _proposals(self, asked: Batch, query: Tensor) -> dict[str, Tensor]:
         """The inputs of each row's sample after its proposal number ``query``."""
-        threat, moved = self.target.threat, {name: x[rows] for name, x in self.batch.inputs.items()}
-        clean = dict(moved)
-        share = self.attack.shares(query)
-        longer = {}
+        threat, rows, clean = self.target.threat, self.rows, asked.inputs
+        moved, share, longer = dict(clean), self.attack.shares(query), {}
+        met: dict[torch.Size, Windows] = {}
         for name, budget in threat.budgets.items():
-            here, draws = self.best.inputs[name][rows], self.draws.parts[name]
+            here = self.best.inputs[name].index_select(0, rows)
             if budget.norm == "linf":
-                jumped = _jump(budget, clean[name], draws.signs[rows, query])
-                moved[name] = torch.where(self._inside(name, rows, query, share), jumped, here)
+                moved[name] = self._jumped(name, here, query, share, met)
             else:
                 longer[name] = budget.box.in_units(here - clean[name])
         return moved | self._moved_energy(rows, query, share, clean, longer) if longer else moved
 
-    def _inside(self, name: str, rows: Tensor, query: Tensor, share: Tensor) -> Tensor:
-        """Where a proposal changes a modality, bool, broadcast to (rows, C, …)."""
-        x = self.batch.inputs[name]
-        if x.dim() == 2:
-            order = self.draws.parts[name].order
-            assert order is not None
-            features: Tensor = any_features(order[rows, query], share, x)
-            return features
-        inside: Tensor = window(self.draws.place[rows, query], sides(share, x, least=1), x)
-        return inside
+    def _jumped(
+        self, name: str, here: Tensor, query: Tensor, share: Tensor, met: dict[torch.Size, Windows]
+    ) -> Tensor:
+        """``here`` (rows, C, …), which is written to, with the windows at an end of the ball.
+
+        Windows are small: what lies outside of them is not computed.
+
+        Args:
+            met: the windows by the sizes of the axes, filled here: modalities of one size share them.
+        """
+        rows, part, ends = self.rows, self.draws.parts[name], self.ends[name]
+        up = (part.signs[rows, query] > 0).movedim(1, -1)
+        if part.order is not None:
+            inside = any_features(part.order[rows, query], share, here)
+            return torch.where(inside, torch.where(up, ends[1, rows], ends[0, rows]), here)
+        sizes, channels = spatial(here), torch.arange(here.shape[1], device=here.device)
+        if sizes not in met:
+            met[sizes] = windows(self.draws.place[rows, query], sides(share, here, least=1), here)
+        for some, cells in met[sizes]:
+            cell = (*[along[..., None] for along in cells], channels)
+            of, at = [index.view(-1, *[1] * len(cell)) for index in (rows[some], some)]
+            here.movedim(1, -1)[(at, *cell)] = ends[(up[some].long(), of, *cell)]
+        return here
 
     def _moved_energy(
         self,

@@ -350,8 +350,10 @@ class Attack(ABC):
 
 
 def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
-    """The samples at ``index`` of every tensor."""
-    return {name: tensor[index] for name, tensor in tensors.items()}
+    """The samples at ``index``, positions or a mask, of every tensor; faster than ``tensor[index]``."""
+    if index.dtype == torch.bool:
+        index = torch.nonzero(index).squeeze(1)
+    return {name: tensor.index_select(0, index) for name, tensor in tensors.items()}
 
 
 def in_float(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -63,7 +63,7 @@ class Best:
         where = index[rows]
         self.loss[where], self.success[where] = reached[rows], seen.success[rows]
         for name in self.target.threat.budgets:
-            self.inputs[name][where] = inputs[name].detach()[rows]
+            self.inputs[name][where] = inputs[name].detach().index_select(0, rows)
 
     def _strongest(self, rows: Tensor, index: Tensor, reached: Tensor, success: Tensor) -> Tensor:
         """Of ``rows`` one a sample."""
