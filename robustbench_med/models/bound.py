@@ -18,6 +18,7 @@ from robustbench_med.api.model import FusionModel
 from robustbench_med.api.randomness import RandomLayer, isolated
 from robustbench_med.models.foreign import Foreign
 from robustbench_med.models.keras_nets import KerasNet, is_keras
+from robustbench_med.models.layout import lay_channels_last, may_lie_channels_last
 from robustbench_med.models.wrap import Call, Pick, Statistics, Wrap, call_of, parts_of, pick_of
 from robustbench_med.util.errors import UserError
 
@@ -53,6 +54,7 @@ class Bound(FusionModel):
         spec: the net; it is called as it is, in the modes that it has.
         call, pick: how, and what of what it returns is whose.
         random: it draws from the global generators.
+        channels_last: it may lie so in memory, see ``models.layout``; then the net is a copy.
     """
 
     def __init__(
@@ -64,11 +66,13 @@ class Bound(FusionModel):
         pick: Pick,
         random: bool = False,
         differentiable: bool = True,
+        channels_last: bool = False,
     ) -> None:
         super().__init__(modalities, heads)
+        self.channels_last = channels_last
         self.spec_label, self.how, self.pick = spec.label, call, pick
         self.arrays = bool(spec.arrays)
-        self.net: Any = spec.module
+        self.net: Any = copy.deepcopy(spec.module) if channels_last else spec.module
         self.differentiable = differentiable
         # A function may remember in places that no copy of it copies.
         foreign = spec.module if isinstance(spec.module, Foreign) else None
@@ -139,6 +143,7 @@ class Looked:
     Attributes:
         columns: of each head's scores.
         said: the guesses, a line each.
+        channels_last: it answers the same when it lies so in memory.
     """
 
     spec: Wrap
@@ -148,10 +153,20 @@ class Looked:
     random: bool
     differentiable: bool
     said: tuple[str, ...]
+    channels_last: bool = False
 
     def bound(self, modalities: Sequence[Modality], heads: Sequence[Head]) -> Bound:
         """The net with the modalities and heads of the data."""
-        return Bound(self.spec, modalities, heads, self.call, self.pick, self.random, self.differentiable)
+        return Bound(
+            self.spec,
+            modalities,
+            heads,
+            self.call,
+            self.pick,
+            self.random,
+            self.differentiable,
+            self.channels_last,
+        )
 
 
 def look(
@@ -192,7 +207,27 @@ def look(
     if differs and spec.random is False:
         said.append(f"{spec.label} is said not to be random, and gives other scores when it is asked again")
     columns = {head: z.shape[1] if z.dim() == 2 else -1 for head, z in scores.items()}
-    return Looked(spec, call, pick, columns, random, not arrays, tuple(said))
+    channels_last = _same_channels_last(spec, call, pick, ready, first)
+    return Looked(spec, call, pick, columns, random, not arrays, tuple(said), channels_last)
+
+
+def _same_channels_last(spec: Wrap, call: Call, pick: Pick, ready: Mapping[str, Tensor], usual: Any) -> bool:
+    """Whether a net with convolutions answers as usual when its kernels lie channels-last.
+
+    One that draws random numbers in the order of memory does not, nor does one with ``view`` across channels.
+    """
+    if spec.arrays or not isinstance(spec.module, nn.Module) or not may_lie_channels_last(spec.module):
+        return False
+    net = copy.deepcopy(spec.module)
+    lay_channels_last(net)
+    try:
+        laid = pick(_answer(replace(spec, module=net), call, ready))
+    except UserError:
+        return False
+    like = next(iter(ready.values()))
+    return not any(
+        _differs(_as_scores(z, like), _as_scores(laid[head], like)) for head, z in pick(usual).items()
+    )
 
 
 def _of_keras(spec: Wrap) -> Wrap:

@@ -20,6 +20,7 @@ from robustbench_med.models.cards import trained_model
 from robustbench_med.models.code import fingerprint, made_by, with_options
 from robustbench_med.models.foreign import Foreign
 from robustbench_med.models.keras_nets import is_keras
+from robustbench_med.models.layout import lay_channels_last, lies_channels_last
 from robustbench_med.models.named import (
     DefenseConfig,
     ModelConfig,
@@ -118,7 +119,7 @@ def _built(
     load_weights(net, path)
     sha256 = sha256_file(path)
     require_own_card(card, path, sha256)
-    if net.channels_last and torch.device(device).type == "cpu":
+    if lies_channels_last(net.channels_last, device):
         lay_channels_last(net)
     return LoadedModel(net.eval(), config, path, sha256, card)
 
@@ -199,6 +200,8 @@ def wrapped(
     name = spec.label if config.name == "code" else config.name
     config = replace(config, name=name).with_defenses(defenses)
     net: FusionModel = found.bound(info.modalities, info.heads)
+    if lies_channels_last(net.channels_last, device):
+        lay_channels_last(net)
     for defense in config.added:
         make_defense(defense).apply(net)
     sha256 = fingerprint(found.spec.module, weights)
@@ -250,13 +253,6 @@ def _card_of(weights: Path | None) -> Mapping[str, Any]:
     card: Mapping[str, Any] = read_json(path)
     said = card.get("weights")
     return card if isinstance(said, dict) and said.get("sha256") == sha256_file(weights) else {}
-
-
-def lay_channels_last(model: FusionModel) -> None:
-    """Lay the kernels of two-dimensional convolutions out as CPUs are faster with, in place."""
-    for parameter in model.parameters():
-        if parameter.dim() == 4:  # to(), unlike contiguous(), also says so of kernels for which both are one
-            parameter.data = parameter.data.to(memory_format=torch.channels_last)
 
 
 def on_device(model: FusionModel, device: str) -> FusionModel:

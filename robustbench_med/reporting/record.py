@@ -19,6 +19,7 @@ from robustbench_med.evaluation.prepare import Prepared
 from robustbench_med.measure.accuracy import Accuracy, headline
 from robustbench_med.measure.samples import Samples
 from robustbench_med.measure.verdict import UNAUDITED, is_sound, refuting
+from robustbench_med.models.layout import lies_channels_last
 from robustbench_med.models.load import LoadedModel
 from robustbench_med.models.named import card_model
 from robustbench_med.util.errors import UserError
@@ -57,7 +58,7 @@ def record(
         "schema": SCHEMA,
         "run": run_id,
         "config": claim["config"],
-        "model": describe_model(prepared.loaded, plan.model, macs),
+        "model": describe_model(prepared.loaded, plan.model, macs, plan.device),
         **claim,
         "scoring": {"draws": plan.draws, "headline": "mean"},
         "headline": headline(plan.goal),
@@ -119,7 +120,7 @@ def _at(value: Any, dotted: str) -> Any:
     return value
 
 
-def describe_model(loaded: LoadedModel, model: FusionModel, macs: int) -> dict[str, Any]:
+def describe_model(loaded: LoadedModel, model: FusionModel, macs: int, device: str) -> dict[str, Any]:
     """The model's part of a record."""
     return {
         **card_model(loaded.config),
@@ -128,6 +129,7 @@ def describe_model(loaded: LoadedModel, model: FusionModel, macs: int) -> dict[s
         "draws_shared_by": model.draws_shared_by,
         "parameters": sum(p.numel() for p in model.parameters()),
         "macs": macs,
+        "layout": "channels last" if lies_channels_last(model.channels_last, device) else "as given",
         "caveats": list(loaded.caveats),
     }
 

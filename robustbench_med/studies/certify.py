@@ -157,7 +157,7 @@ def certify(config: CertifyConfig) -> Certified:
             "schema": SCHEMA,
             "run": name,
             "config": stored,
-            "model": describe_model(loaded, loaded.model, macs),
+            "model": describe_model(loaded, loaded.model, macs, config.device),
             "dataset": describe_dataset(split),
             "certificate": _terms(smoothing, split.info),
             "accuracy": _summaries(found, accuracy),

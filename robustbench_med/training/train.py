@@ -23,7 +23,8 @@ from robustbench_med.api.data import Split
 from robustbench_med.api.model import FusionModel
 from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation.plan import load_batch
-from robustbench_med.models.load import for_training, lay_channels_last, on_device, own_state
+from robustbench_med.models.layout import lay_channels_last
+from robustbench_med.models.load import for_training, on_device, own_state
 from robustbench_med.models.named import ModelConfig, build_model, is_code, model_config
 from robustbench_med.models.weights import card_beside, save_tensors
 from robustbench_med.training.augment import augment

@@ -18,7 +18,7 @@ from robustbench_med.models.controls import Early, Late, Single
 from robustbench_med.models.drifa import DRIFA
 from robustbench_med.models.fusion import Concat
 from robustbench_med.models.gates import DAFT, MMTM, Gated
-from robustbench_med.models.load import lay_channels_last
+from robustbench_med.models.layout import lay_channels_last
 from robustbench_med.models.low_rank import LowRank
 from robustbench_med.models.named import build_model, model_config
 from robustbench_med.models.tokens import Bottleneck, HEALNet
