@@ -6,6 +6,7 @@ import argparse
 import errno
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -109,13 +110,15 @@ def _completion(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
     del argv
+    started = time.perf_counter()
     config = run_config(options)
     from robustbench_med.reporting.leaderboard import holds
     from robustbench_med.reporting.table import show
     from robustbench_med.studies.several import run_all
+    from robustbench_med.util.spent import in_words
 
-    screen = console()
-    for result in run_all(config, options.audit, options.pictures, **crew_of(options)):
+    screen, results = console(), run_all(config, options.audit, options.pictures, **crew_of(options))
+    for result in results:
         show(result.record, screen)
         say()
         say(f"record  {result.folder / 'record.json'}")
@@ -126,6 +129,7 @@ def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
             say(f"picture {picture}")
         if holds(result.leaderboard, result.record["run"]):
             say(f"row     {result.leaderboard}")
+    say(f"time    {in_words((result.spent for result in results), started)}")
 
 
 def _curve(options: argparse.Namespace, argv: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class Result:
             adversarial.npz if that was asked for.
         leaderboard: the CSV that holds the row.
         inputs: the file of the adversarial inputs, if they were to be kept.
+        spent: seconds by what they were spent on; nothing of what was read back, or made by workers.
     """
 
     accuracy: Mapping[str, Accuracy]
@@ -31,3 +32,4 @@ class Result:
     folder: Path
     leaderboard: Path
     inputs: Path | None = None
+    spent: Mapping[str, float] = field(default_factory=dict)

@@ -39,6 +39,7 @@ from robustbench_med.util.config import build, find, read_yaml
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import given_path, sha256_json, write_json
 from robustbench_med.util.progress import progress_bar
+from robustbench_med.util.spent import counted
 from robustbench_med.util.terminal import say
 
 __all__ = ["OnRecord", "Result", "RunConfig", "audit_config", "run", "run_id", "run_prepared"]
@@ -211,6 +212,7 @@ class Work:
         served: that record is what is asked for.
         place: where the adversarial inputs are to be kept, if they are.
         whole: a finished run has kept all that is to be kept.
+        spent: seconds by what they were spent on here.
     """
 
     prepared: Prepared
@@ -225,6 +227,7 @@ class Work:
     quiet: bool = False
     place: Path | None = None
     whole: bool = True
+    spent: dict[str, float] = field(default_factory=dict)
 
     @property
     def keeps(self) -> bool:
@@ -253,7 +256,12 @@ class Work:
         return Result(_measured(self.before), self.before, self.folder, self.board, self.place)
 
     def _recorded(self, pictures: bool, row: bool) -> Result:
-        plan, made = self.prepared.plan, self.make(self.before)
+        made = self.make(self.before)
+        with counted(self.spent, "record"):
+            return self._written(made, pictures, row)
+
+    def _written(self, made: _Made, pictures: bool, row: bool) -> Result:
+        plan = self.prepared.plan
         samples = Samples.of(made.outcomes, plan.goal, plan.model.draws_shared_by)
         result = record(
             self.name,
@@ -277,7 +285,7 @@ class Work:
         if pictures:
             self.draw(made)
         clean(self.folder)
-        return Result(made.measured, result, self.folder, self.board, self.place)
+        return Result(made.measured, result, self.folder, self.board, self.place, self.spent)
 
     def _keep(self, made: _Made, result: dict[str, Any]) -> None:
         """Write the adversarial inputs, if they are to be kept, and say so in the record."""
@@ -332,14 +340,14 @@ class Work:
         return bool(self.prepared.stored["eot"] == "auto")
 
     def _searched(self, plan: Plan) -> Curve:
-        with progress_bar(not self.quiet) as bar:
+        with counted(self.spent, "EOT draws"), progress_bar(not self.quiet) as bar:
             task = bar.add_task("EOT auto", total=None)
             return converge(
                 plan, self.folder / "eot", lambda title: bar.update(task, description=f"auto: {title}")
             )
 
     def _evaluated(self, plan: Plan) -> Outcomes:
-        with progress_bar(not self.quiet) as bar:
+        with counted(self.spent, "attack and score"), progress_bar(not self.quiet) as bar:
             task = bar.add_task(
                 f"{self.prepared.loaded.config.label} under {plan.name}", total=len(plan.split)
             )
@@ -347,7 +355,7 @@ class Work:
             return evaluate(plan, self.parts, lambda done: bar.advance(task, done))
 
     def _audited(self, plan: Plan, outcomes: Outcomes) -> Audit:
-        with progress_bar(not self.quiet) as bar:
+        with counted(self.spent, "checks"), progress_bar(not self.quiet) as bar:
             task = bar.add_task("audit", total=None)
 
             def announce(title: str) -> None:
