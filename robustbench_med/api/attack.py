@@ -242,14 +242,26 @@ class Target:
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
         """Scores of the clean inputs by head, the mean over the draws: to rank by, never to judge by."""
-        keys = self._keys(batch, None)
-        draws = []
+        draws = self.each_draw(batch, batch.inputs)
+        return {head: torch.stack([d[head] for d in draws]).mean(0) for head in draws[0]}
+
+    def each_draw(self, batch: Batch, inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Scores by head of each of the ``eot`` draws behind an evaluation, without a gradient.
+
+        Args:
+            batch, inputs: as for ``evaluate``; asked as often before, that sees the same draws.
+        """
+        keys, rows, draws = self._keys(batch, None), self.rows or len(batch), []
+        parts = [slice(start, start + rows) for start in range(0, len(batch), rows)]
         with torch.no_grad():
             for number in range(self.eot):
-                self._name_draw(keys, number)
-                draws.append(in_float(self.model(batch.inputs)))
+                found = []
+                for some in parts:
+                    self._name_draw(keys[some], number)
+                    found.append(in_float(self.model({name: x[some] for name, x in inputs.items()})))
+                draws.append({head: torch.cat([scores[head] for scores in found]) for head in found[0]})
         self.passes.forward += self.eot * len(batch)
-        return {head: torch.stack([d[head] for d in draws]).mean(0) for head in draws[0]}
+        return draws
 
     def rounds(self, batch: Batch, loss: Loss) -> list[Batch]:
         """The batch with each aim that an attack with this loss should be run for (``Goal.followed``)."""

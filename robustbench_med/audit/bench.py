@@ -201,15 +201,28 @@ class Bench:
         return replace(target, goal=goal or self.plan.goal)
 
     def look(
-        self, inputs: Mapping[str, Tensor], loss: Loss, gradient: bool = True, goal: Goal | None = None
+        self,
+        inputs: Mapping[str, Tensor],
+        loss: Loss,
+        gradient: bool = True,
+        goal: Goal | None = None,
+        draws: int | None = None,
     ) -> Evaluation:
-        """Loss and gradient, on the same draws every time; of the run's goal, or of another."""
-        target = replace(self.target(goal), raw_gradients=True)
+        """Loss and gradient, on the same draws every time; of the run's goal, or of another.
+
+        Args:
+            draws: of the model's randomness, the first so many of the run's; all of them when not given.
+        """
+        target = replace(self.target(goal), raw_gradients=True, eot=draws or self.plan.eot)
         return target.evaluate(self.batch, inputs, loss, gradient)
 
     def scores(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scores by head, on the same draws every time."""
         return self.target().scores(replace(self.batch, inputs=dict(inputs)))
+
+    def each_draw(self, inputs: Mapping[str, Tensor], draws: int) -> list[dict[str, Tensor]]:
+        """Scores by head on each of the draws that ``look`` looks at."""
+        return replace(self.target(), eot=draws).each_draw(self.batch, inputs)
 
     def stands(self, device: torch.device) -> Tensor:
         """Which samples the run's attack left right in most draws, bool (N,)."""

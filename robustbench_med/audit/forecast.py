@@ -6,17 +6,20 @@ from dataclasses import replace
 
 from robustbench_med.audit.bench import AuditConfig
 from robustbench_med.audit.draws import MOST, SAMPLES
+from robustbench_med.audit.of_gradients import DRAWS
 from robustbench_med.evaluation.adversary import make_attack
 from robustbench_med.evaluation.forecast import FREE, Cost, attack_cost, scoring_cost
 from robustbench_med.evaluation.plan import Plan
 from robustbench_med.util.errors import UserError
 
-LOOKS = Cost(45, 4)  # of the checks that every run makes; as measured on one draw
+# Of the checks that every run makes, as measured with two heads: for each of the run's draws, and for each of
+# those few on which gradients are compared with differences.
+LOOKS, COMPARED = Cost(13, 4), Cost(18, 2)
 
 
 def looks_cost(plan: Plan) -> Cost:
     """The passes of the checks that every run makes, a sample, about."""
-    return LOOKS * plan.eot
+    return LOOKS * plan.eot + COMPARED * min(plan.eot, DRAWS)
 
 
 def audit_cost(plan: Plan, config: AuditConfig, of_run: Cost) -> Cost:

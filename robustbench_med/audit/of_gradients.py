@@ -29,6 +29,9 @@ DIRECTIONS = 8  # along which gradients are checked
 PROBES = (2e-4, 2e-3, 1e-2)
 # Rounding averages out over points so near (a step of bfloat16 below 1), which a wrong gradient does not.
 NEAR, POINTS = 0.004, 8
+# Draws of a random model on which gradients are compared with differences: on the same draws both are of one
+# function, and the run's own draws, often ten, would buy nothing.
+DRAWS = 4
 CORNERS = 4  # of the ball, at which a sample that nothing can move is known
 STILL = "nothing in the ball changes a score"
 
@@ -36,7 +39,8 @@ STILL = "nothing in the ball changes a score"
 def gradients(bench: Bench) -> Iterator[Finding]:
     """Gradients exist, are finite, are not zero, are true, and are of use; head by head."""
     goals = _by_head(bench.plan.goal)
-    each = {goal.aim: list(_findings(bench, goal)) for goal in goals}
+    met: Met = {}
+    each = {goal.aim: list(_findings(bench, goal, met)) for goal in goals}
     for check in dict.fromkeys(f.check for found in each.values() for f in found):
         heads = {head: f for head, found in each.items() for f in found if f.check == check}
         order = ("failed", "not made", "passed", "does not apply")
@@ -52,8 +56,8 @@ def _by_head(goal: Goal) -> list[Goal]:
     return [Goal(goal.heads, head.name) for head, _ in goal.aimed]
 
 
-def _findings(bench: Bench, goal: Goal) -> Iterator[Finding]:
-    view = _View(bench, goal)
+def _findings(bench: Bench, goal: Goal, met: Met) -> Iterator[Finding]:
+    view = _View(bench, goal, met)
     climbed = LOSSES.get(getattr(bench.plan.attack, "loss", ""), cross_entropy)
     try:
         seen, steep = view.look(climbed), view.steep
@@ -64,15 +68,24 @@ def _findings(bench: Bench, goal: Goal) -> Iterator[Finding]:
     found = view.present(seen)
     yield found
     if found.numbers["not_finite"] == 0:
-        yield from (view.faithful(steep), view.uphill(steep), view.steady(steep))
+        yield from (view.faithful(), view.uphill(steep), view.steady(steep))
+
+
+Met = dict[tuple[int, float, float, int], list[dict[str, Tensor]]]
+"""Scores on each draw by the probe after which they were asked for: every head reads its margin from them."""
 
 
 @dataclass(frozen=True)
 class _View:
-    """The model at a random point of every sample's ball, for one goal."""
+    """The model at a random point of every sample's ball, for one goal.
+
+    Attributes:
+        met: filled as probes are asked about; views of other goals share it.
+    """
 
     bench: Bench
     goal: Goal
+    met: Met
 
     @cached_property
     def start(self) -> dict[str, Tensor]:
@@ -89,6 +102,18 @@ class _View:
         """A loss at the point with its gradient, or elsewhere without."""
         at = self.start if inputs is None else inputs
         return self.bench.look(at, loss, inputs is None, self.goal)
+
+    @cached_property
+    def compared(self) -> Evaluation:
+        """The margin and its gradient at the point, on the draws that it is compared with differences on."""
+        if self.draws == self.bench.plan.eot:
+            return self.steep
+        return self.bench.look(self.start, margin, True, self.goal, self.draws)
+
+    @property
+    def draws(self) -> int:
+        """How many gradients are compared on."""
+        return min(DRAWS, self.bench.plan.eot)
 
     @cached_property
     def scores(self) -> dict[str, Tensor]:
@@ -160,7 +185,7 @@ class _View:
         said += f"; {percent(entries)} of all entries that may matter are 0"
         return Finding.of("gradients", passed, said, numbers)
 
-    def faithful(self, seen: Evaluation) -> Finding:
+    def faithful(self) -> Finding:
         """Gradients against central differences of the margin along random directions.
 
         Rounding, a wrong backward pass, or steps that only some pixels take part in leave a gradient that
@@ -168,11 +193,11 @@ class _View:
         """
         limit = self.bench.thresholds.faithful
         # A kink beside the one or other sample says nothing; a quarter of all is no accident.
-        truth = float(self._explained(seen, PROBES[0]).quantile(0.25))
+        truth = float(self._explained(PROBES[0]).quantile(0.25))
         if truth < limit and not self.moving.any():
             return Finding("faithful", "does not apply", STILL)
         if truth < limit:
-            truth = self._explained_by_most(seen)
+            truth = self._explained_by_most()
         said = f"on three samples in four it explains {percent(truth)} of the changes along random directions"
         declared = [m for m in self.bench.model.modules() if getattr(m, "straight_through", False)]
         if truth >= limit or not declared:
@@ -192,27 +217,28 @@ class _View:
         """
         hooks = [layer.register_forward_hook(_left_out) for layer in declared]
         try:
-            return self._explained_by_most(self.look(margin))
+            return _View(self.bench, self.goal, {})._explained_by_most()
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def _explained_by_most(self, seen: Evaluation) -> float:
+    def _explained_by_most(self) -> float:
         """What the gradient explains on three samples in four of those that can move, at the best probe."""
-        each = [self._explained(seen, probe, POINTS) for probe in PROBES]
+        each = [self._explained(probe, POINTS) for probe in PROBES]
         return float(self.of_moving(torch.stack(each).amax(0)).quantile(0.25))
 
-    def _explained(self, seen: Evaluation, probe: float, points: int = 1) -> Tensor:
+    def _explained(self, probe: float, points: int = 1) -> Tensor:
         """The share of the changes along random directions of a length that the gradient explains, (B,).
 
         Args:
             points: measured around so many points near the start, whose mean counts; what they differ by is
                 rounding, in half precision much of it, and is taken off.
         """
+        seen, room = self.compared, NEAR if points > 1 else 0.0
         apart, size = torch.zeros_like(seen.loss), torch.zeros_like(seen.loss)
         for number in range(DIRECTIONS):
-            step = self._direction(number, probe, NEAR if points > 1 else 0.0)
-            measured = torch.stack([self._slope(step, probe, self._near(n)) for n in range(points)])
+            step = self._direction(number, probe, room)
+            measured = torch.stack([self._slope(number, probe, room, n) for n in range(points)])
             rounding = measured.var(0) / points if points > 1 else 0.0
             parts = [(seen.gradients[n] * d).flatten(1).sum(1) for n, d in step.items()]
             predicted = torch.stack(parts).sum(0)
@@ -232,13 +258,21 @@ class _View:
             out[name] = budget.box.clamp(x + NEAR * budget.box.in_values(away.expand_as(x)), x)
         return out
 
-    def _slope(self, step: Mapping[str, Tensor], probe: float, near: Mapping[str, Tensor]) -> Tensor:
-        """The central difference of the margin along a step, (B,)."""
-        above, below = (
-            self.look(margin, {**near, **{n: near[n] + far * d for n, d in step.items()}}).loss
-            for far in (probe, -probe)
-        )
+    def _slope(self, number: int, probe: float, room: float, point: int) -> Tensor:
+        """The central difference of the margin along a direction from a point near the start, (B,)."""
+        above, below = (self._margin(number, far, room, point) for far in (probe, -probe))
         return (above - below) / (2 * probe)
+
+    def _margin(self, number: int, far: float, room: float, point: int) -> Tensor:
+        """The margin at so ``far`` along a direction, (B,)."""
+        key = (number, far, room, point)
+        if key not in self.met:
+            near, step = self._near(point), self._direction(number, abs(far), room)
+            moved = {**near, **{name: near[name] + far * d for name, d in step.items()}}
+            self.met[key] = self.bench.each_draw(moved, self.draws)
+        labels = self.bench.batch.labels
+        each = [self.goal.loss(margin, scores, labels) for scores in self.met[key]]
+        return torch.stack(each).mean(0)
 
     def _direction(self, number: int, probe: float, room: float = 0.0) -> dict[str, Tensor]:
         """A random sign, in values, for every attacked element; 0 without room to both sides."""
