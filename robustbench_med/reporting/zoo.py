@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_med.models.named import variant_of
-from robustbench_med.reporting.figures import label, pyplot, saved
+from robustbench_med.reporting.figures import label, pyplot, saved, spread
 from robustbench_med.reporting.suite import is_undoubted, verdict_mark
 from robustbench_med.reporting.text import markdown_cell, markdown_code, stored_percent
 from robustbench_med.util.terminal import visible
@@ -84,11 +84,15 @@ def draw(title: str, records: Records, path: Path) -> None:
     """Write a PNG: a panel a data set, clean against robust accuracy; areas are MACs, hollow is not sound."""
     plt = pyplot()
     datasets = list(dict.fromkeys(key[0] for key in records))
-    figure, axes = plt.subplots(1, len(datasets), figsize=(5.6 * len(datasets), 5.2), squeeze=False)
-    for axis, dataset in zip(axes[0], datasets, strict=True):
+    columns = min(2, len(datasets))
+    rows = -(-len(datasets) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(5.6 * columns, 5.2 * rows), squeeze=False)
+    axes, points = grid.flatten(), []
+    for axis in axes[len(datasets) :]:
+        axis.set_visible(False)
+    for axis, dataset in zip(axes, datasets, strict=False):
         runs = {key[1]: record for key, record in records.items() if key[0] == dataset}
-        for model, run in runs.items():
-            _point(axis, model, run)
+        points.append({label(model): _point(axis, run) for model, run in runs.items()})
         synthetic = any(run["dataset"]["synthetic"] for run in runs.values())
         axis.set_title(label(dataset) + (" (synthetic)" if synthetic else ""), fontsize=10, loc="left")
         axis.set_xlabel("clean accuracy (%)", fontsize=9)
@@ -102,13 +106,16 @@ def draw(title: str, records: Records, path: Path) -> None:
         f"{label(title)}\nblue: trained as usual; red: trained to resist; area: MACs", fontsize=10
     )
     figure.tight_layout()
+    for axis, named in zip(axes, points, strict=False):
+        spread(axis, named, 7)
     saved(figure, path, dpi=120)
 
 
-def _point(axis: Any, model: str, run: Mapping[str, Any]) -> None:
+def _point(axis: Any, run: Mapping[str, Any]) -> tuple[float, float]:
+    """Draw one net; its place, in per cent."""
     accuracy = run["accuracy"][run["headline"]]
     x, y = 100 * accuracy["clean"]["value"], 100 * accuracy["robust"]["value"]
     color = RESISTING if variant_of(run["model"]["name"])[1] else USUAL
     face = color if is_undoubted(run) else "none"
     axis.scatter(x, y, s=PER_MAC * run["model"]["macs"] / 1e6, facecolor=face, edgecolor=color, alpha=0.7)
-    axis.annotate(label(model), (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)
+    return x, y
