@@ -112,7 +112,19 @@ class Result:
 
 
 COMMANDS = (
-    *("run", "audit", "curve", "modalities", "suite", "compare", "board", "certify", "train", "list"),
+    *(
+        "run",
+        "audit",
+        "curve",
+        "modalities",
+        "suite",
+        "compare",
+        "board",
+        "certify",
+        "train",
+        "list",
+        "check",
+    ),
     "data import",
 )
 

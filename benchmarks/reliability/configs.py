@@ -9,7 +9,7 @@ import yaml
 
 from benchmarks.reliability import kinds, mutations
 from benchmarks.reliability.case import Case, Expect
-from benchmarks.reliability.sound import CERTIFY, FLAGS, NETS, TEXTS, WEIGHTS
+from benchmarks.reliability.sound import BASELINE, CERTIFY, FLAGS, NETS, TEXTS, WEIGHTS
 
 COMMANDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "protocol": (
@@ -25,11 +25,16 @@ COMMANDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "suite": (("suite", "suite.yaml", "--out", "out"),),
     "audit": (("audit", "protocol.yaml", "--audit", "audit.yaml"),),
     "recipe": (("train", "recipe.yaml", "--out", "out"),),
+    "gate": (
+        ("check", "--config", "gate.yaml"),
+        ("check", "--config", "gate.yaml", "--junit", "out/junit.xml", "--summary", "out/summary.md"),
+    ),
 }
 BESIDE: Mapping[str, tuple[str, ...]] = {
     "suite": ("protocol.yaml",),
     "audit": ("protocol.yaml",),
     "protocol": ("audit.yaml",),
+    "gate": ("baseline",),
 }
 # More of them is more work, which is no fault of the command.
 EFFORT = ("steps", "restarts", "draws", "eot", "epochs", "longer", "more_draws")
@@ -41,6 +46,7 @@ def all_cases() -> Iterator[Case]:
     """Every case of a spoilt config."""
     for kind in COMMANDS:
         yield from _yaml_cases(kind)
+    yield from _baseline_cases()
 
 
 def _yaml_cases(kind: str) -> Iterator[Case]:
@@ -55,8 +61,25 @@ def _yaml_cases(kind: str) -> Iterator[Case]:
         arguments = commands[number % len(commands)]
         more = tuple(_OTHERS.values()) if name.startswith("swapped") else ()
         named = () if expect == "accepted" else (file, *_words_of(name))
-        yield Case(f"{file}/{arguments[0]}/{name}", arguments, (*needs, *more), spoil, expect, named)
+        keeps = arguments[0] == "check"  # a build shows its errors in the files that it asked for
+        case = f"{file}/{arguments[0]}/{name}"
+        yield Case(case, arguments, (*needs, *more), spoil, expect, named, keeps=keeps)
     yield from _values(kind, file, needs)
+
+
+def _baseline_cases() -> Iterator[Case]:
+    """One of the two records of a committed baseline is wrong. Without it, or with another run's, the other
+    seed's is judged against, and that is said."""
+    file, needs = BASELINE, (*NETS, "gate.yaml", "baseline")
+    spoils = [*mutations.file_spoils(file, True), *kinds.json_spoils(file)]
+    spoils += [
+        (f"swapped/{name}", "refused", mutations.swapped(file, other)) for name, other in _OTHERS.items()
+    ]
+    for name, expect, spoil in spoils:
+        more = tuple(_OTHERS.values()) if name.startswith("swapped") else ()
+        named = () if expect == "accepted" else ("one-seed0", "baseline")
+        expect = "either" if name in ("place/missing", "swapped/record") else expect
+        yield Case(f"{file}/check/{name}", COMMANDS["gate"][0], (*needs, *more), spoil, expect, named)
 
 
 _OTHERS = {
@@ -90,6 +113,7 @@ def _values(kind: str, file: str, needs: tuple[str, ...]) -> Iterator[Case]:
                 mutations.replaced(file, text),
                 _expected(path, held, name),
                 () if name == "gone" else _names(path, value),  # what is lacked then may be something else
+                keeps=arguments[0] == "check",
             )
 
 

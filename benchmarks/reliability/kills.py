@@ -44,7 +44,8 @@ class Scenario:
     needs: tuple[str, ...]
 
 
-NEEDS = ("weights/pair", "protocol.yaml", "random.yaml", "audit.yaml")
+NEEDS = ("weights/pair", "protocol.yaml", "random.yaml", "audit.yaml", "gate.yaml", "baseline")
+SHARED = ("--workers", "2")
 SCENARIOS: Mapping[str, Scenario] = {
     "run": Scenario(("run", *LONG, "--attack", "pgd", "--steps", "4"), NEEDS),
     "worst": Scenario(("run", *LONG, "--attack", "fgsm,pgd", "--steps", "2"), NEEDS),
@@ -54,6 +55,9 @@ SCENARIOS: Mapping[str, Scenario] = {
     "curve": Scenario(("curve", *LONG, "--attack", "pgd", "--steps", "2", "--radii", "1/255,4/255"), NEEDS),
     "modalities": Scenario(("modalities", *LONG, "--attack", "pgd", "--steps", "2"), NEEDS),
     "suite": Scenario(("suite", "long-suite.yaml", "--out", "out"), NEEDS),
+    "shared": Scenario(("run", *LONG, "--attack", "pgd", "--steps", "4", *SHARED), NEEDS),
+    "shared-suite": Scenario(("suite", "long-suite.yaml", "--out", "out", *SHARED), NEEDS),
+    "check": Scenario(("check", "--config", "gate.yaml", "--junit", "out/junit.xml"), NEEDS),
     "certify": Scenario(("certify", *CERTIFYING), NEEDS),
     "train": Scenario(("train", "long.yaml", "--out", "out"), ("long.yaml",)),
     "import": Scenario(("data", "import", "mri-ct", "--from", "slices", "--option", "size=28"), ("slices",)),
@@ -70,6 +74,7 @@ TOGETHER: Mapping[str, tuple[str, ...]] = {
     "overlapping": ("worst", "run", "curve"),
     "tables": ("modalities", "curve", "suite"),
     "certify": ("certify", "certify", "run"),
+    "check": ("check", "check"),
     "train": ("train", "train"),
     "import": ("import", "import"),
     "import-and-read": ("import-again", "import-again", "run"),

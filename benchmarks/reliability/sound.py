@@ -68,6 +68,25 @@ device: cpu
 augmentation: {mirror: true, shift: 0.1, rotate: 5, zoom: 0.1, contrast: 0.1, brightness: 0.1}
 adversarial: {attack: pgd, eps: 4/255, norm: linf, options: {steps: 1}, eot: 1, warmup: 0.0}
 """
+GATE = """\
+model: concat
+weights: weights/pair/concat-x0.03125.safetensors
+data: pair
+attacks:
+  - {attack: pgd, options: {steps: 2}, eps: 4/255, norm: linf, modality: [a, b], head: any, eot: 1, name: one}
+defenses: []
+samples: 8
+draws: 1
+batch_size: 2
+seed: 0
+seeds: 2
+device: cpu
+audit: none
+watch: none
+baseline: baseline
+margins: {clean: 0.02, robust: 0.02}
+out: out
+"""
 LONG = RECIPE.replace("epochs: 1", "epochs: 6").replace("batch_size: 12", "batch_size: 4")
 TEXTS = {
     "long": LONG,
@@ -77,7 +96,9 @@ TEXTS = {
     "suite": SUITE,
     "audit": AUDIT,
     "recipe": RECIPE,
+    "gate": GATE,
 }
+BASELINE = "baseline/one-seed0.json"
 WEIGHTS = "weights/pair/concat-x0.03125.safetensors"
 CARD = "weights/pair/concat-x0.03125.json"
 NETS = ("weights/pair",)
@@ -119,6 +140,7 @@ def make(root: Path) -> None:
         shutil.copytree(folder, root / name)
     shutil.copy(root / "runs/leaderboard.csv", root / "board.csv")
     _do(root, "certify", *CERTIFY, "--out", "runs")
+    _do(root, "check", "--config", "gate.yaml", "--update")
     _checkpoint(root)
     milk10k(root / "milk")
     mri_ct(root / "slices")

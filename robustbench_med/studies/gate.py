@@ -14,7 +14,7 @@ from robustbench_med.measure.margins import Margins
 from robustbench_med.measure.same import require_same, require_same_attack
 from robustbench_med.reporting.record import describe_claim
 from robustbench_med.studies.baseline import read_baseline
-from robustbench_med.studies.gate_config import NONE, CheckConfig, Entry
+from robustbench_med.studies.gate_config import NONE, CheckConfig, Entry, said_of
 from robustbench_med.studies.run import checked, run_prepared, say_guesses
 from robustbench_med.util.errors import UserError
 
@@ -69,7 +69,8 @@ class Work:
 
     def prepared(self, entry: Entry, seed: int) -> Prepared:
         """A run before its first pass; what was guessed about the model and data is said once."""
-        made = prepare(checked(_run_config(self.config, entry, seed)), self.subject)
+        with said_of(f"robmed.yaml ({entry.called})"):
+            made = prepare(checked(_run_config(self.config, entry, seed)), self.subject)
         if self.subject is None:
             self.subject = made.subject
             say_guesses(made.subject, self.config.data)

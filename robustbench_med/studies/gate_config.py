@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -111,14 +112,30 @@ def read_config(path: str) -> CheckConfig:
         raise UserError(f"{file} does not exist{begin}")
     config = build(CheckConfig, read_yaml(file), path)
     _require_sensible(config, path)
-    require_all({"model": config.model, "dataset": config.data, "weights": config.weights})
+    given = {"model": config.model, "dataset": config.data, "weights": config.weights}
+    keys = {"model": "model", "dataset": "data", "weights": "weights"}
+    for kind, name in given.items():
+        with said_of(f"{path}: {keys[kind]}"):
+            require_all({kind: name})
     for entry in config.attacks:
-        require("attack", entry.attack)
-    for kind, name in (("audit", config.audit), ("attack", config.watch)):
+        with said_of(f"{path}: attacks"):
+            require("attack", entry.attack)
+    for key, kind, name in (("audit", "audit", config.audit), ("watch", "attack", config.watch)):
         if name != NONE:
-            require(kind, name)
-    config.margins.require()
+            with said_of(f"{path}: {key}"):
+                require(kind, name)
+    with said_of(f"{path}: margins"):
+        config.margins.require()
     return config
+
+
+@contextmanager
+def said_of(where: str) -> Iterator[None]:
+    """Begin what is said against something in the file with the place where it stands."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _require_sensible(config: CheckConfig, where: str) -> None:
