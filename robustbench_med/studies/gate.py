@@ -69,7 +69,7 @@ class Work:
 
     def prepared(self, entry: Entry, seed: int) -> Prepared:
         """A run before its first pass; what was guessed about the model and data is said once."""
-        with said_of(f"robmed.yaml ({entry.called})"):
+        with said_of(f"the attack {entry.called!r} of the config"):
             made = prepare(checked(_run_config(self.config, entry, seed)), self.subject)
         if self.subject is None:
             self.subject = made.subject
