@@ -65,13 +65,15 @@ def run_any(
 def in_parallel(
     names: Sequence[str], seed: int, root: Path, known: Mapping[str, Case | kills.Kill], jobs: int
 ) -> Iterator[Result]:
-    """Run many, in as many forked workers; each forks its commands itself."""
+    """Run many, in as many forked workers; each forks its commands itself, and these may have workers."""
     import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor, as_completed
 
     global _work
     _work = (seed, root, known)
-    with multiprocessing.get_context("fork").Pool(jobs) as pool:
-        yield from pool.imap_unordered(_one, names, chunksize=1)
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
+        for done in as_completed([pool.submit(_one, name) for name in names]):
+            yield done.result()
 
 
 _work: tuple[int, Path, Mapping[str, Case | kills.Kill]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
@@ -125,11 +126,26 @@ class Subject:
         loaded: with what its weights' card says of the data among the caveats.
         whole: the whole test split.
         probed: what the model was found to need, and whether it repeats itself.
+        choice: by which config it was loaded (``choice_of``); "" for what was handed over in Python.
     """
 
     loaded: LoadedModel
     whole: Split
     probed: Probed = field(default_factory=Probed)
+    choice: str = ""
+
+
+def choice_of(config: ModelChoice) -> str:
+    """Which model and data a config means, as text: configs with equal texts share a subject."""
+    chosen = {
+        "model": config.model,
+        "dataset": config.dataset,
+        "weights": config.weights,
+        "device": config.device,
+        "defenses": [asdict(defense) for defense in config.defenses],
+        "model_options": dict(config.model_options),
+    }
+    return json.dumps(chosen, sort_keys=True, default=str)
 
 
 @dataclass(frozen=True)
@@ -169,6 +185,8 @@ def prepare(config: RunConfig, subject: Subject | None = None) -> Prepared:
         require_finishable(count, what)
     if subject is None:
         require_model(config.model)
+    elif subject.choice not in ("", choice_of(config)):  # a number of another net would bear this one's name
+        raise RuntimeError(f"the subject was loaded by {subject.choice}, not by {choice_of(config)}")
     whole = subject.whole if subject else load_dataset(config.dataset, "test")
     goal = make_goal(config.head, whole.info, config.towards)
     split = subset(asked_about(whole, goal, config.towards), config.samples)
@@ -245,7 +263,7 @@ def load_subject(config: ModelChoice, whole: Split) -> Subject:
         config.defenses,
         config.model_options,
     )
-    return looked_at(loaded, whole, config.device)
+    return replace(looked_at(loaded, whole, config.device), choice=choice_of(config))
 
 
 def looked_at(loaded: LoadedModel, whole: Split, device: str) -> Subject:

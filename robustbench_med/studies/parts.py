@@ -8,9 +8,8 @@ killed after all of its parts: its record cannot tell who made them.
 from __future__ import annotations
 
 import functools
-import json
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +22,7 @@ from robustbench_med.evaluation.adversary import make_attack
 from robustbench_med.evaluation.batches import Copies, evaluate_batch, missing, part_path
 from robustbench_med.evaluation.outcomes import Outcomes, joined
 from robustbench_med.evaluation.plan import Plan
-from robustbench_med.evaluation.prepare import Prepared, RunConfig, Subject, load_subject, prepare
+from robustbench_med.evaluation.prepare import Prepared, RunConfig, Subject, choice_of, load_subject, prepare
 from robustbench_med.studies.run import Work, run_id, with_draws
 from robustbench_med.util.errors import UserError
 
@@ -123,9 +122,7 @@ class Part:
     @property
     def subject(self) -> str:
         """Tells which model and data it is about: whoever has them loaded is asked first."""
-        chosen = ("model", "dataset", "weights", "device", "defenses", "model_options")
-        values = asdict(self.config)
-        return json.dumps({name: values[name] for name in chosen}, sort_keys=True, default=str)
+        return choice_of(self.config)
 
 
 class Hands:

@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 from robustbench_med.api.data import Split
 from robustbench_med.data.catalog import load_dataset, require_dataset
 from robustbench_med.evaluation.identity import code_of_run, key_of, subject_key
-from robustbench_med.evaluation.prepare import Prepared, RunConfig, Subject, load_subject, prepare
+from robustbench_med.evaluation.prepare import Prepared, RunConfig, Subject, choice_of, load_subject, prepare
 from robustbench_med.evaluation.workers import ALONE, Workers
 from robustbench_med.models.cards import net_at
 from robustbench_med.models.named import require_model, variant_of
@@ -297,7 +297,7 @@ def cells(suite: Suite, making: Making, result: SuiteResult) -> Iterator[Cell]:
 def _cells_of(
     suite: Suite, model: str, whole: Split, making: Making, result: SuiteResult, taken: _Published
 ) -> Iterator[Cell]:
-    """All columns of one model, which is loaded once."""
+    """All columns of one model, which is loaded once for all that ask for the same defenses and options."""
     dataset, subject = whole.info.name, None
     width = None if variant_of(model)[1] else suite.widths.get(dataset)
     try:
@@ -310,7 +310,8 @@ def _cells_of(
     for entry in suite.runs:
         try:
             config = _config(entry, named, dataset, len(whole), making.device, making.out)
-            subject = subject or load_subject(config, whole)
+            if subject is None or subject.choice != choice_of(config):
+                subject = load_subject(config, whole)
             if not _is_for(entry, subject):
                 continue
             prepared = prepare(config, subject)

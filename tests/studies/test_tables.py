@@ -28,7 +28,7 @@ from tiny import (
     threat_of,
 )
 
-from robustbench_med.evaluation.prepare import Prepared, RunConfig
+from robustbench_med.evaluation.prepare import Prepared, RunConfig, prepare
 from robustbench_med.measure.accuracy import EVERY, Accuracy
 from robustbench_med.measure.curve import EpsilonCurve, curve_of
 from robustbench_med.measure.ranking import boards
@@ -38,6 +38,7 @@ from robustbench_med.studies import crew, modalities
 from robustbench_med.studies import run as pipeline
 from robustbench_med.studies.curve import epsilon_curve
 from robustbench_med.studies.result import Result
+from robustbench_med.studies.run import checked
 from robustbench_med.studies.suite import Entry, Suite, run_suite
 from robustbench_med.util.errors import UserError
 
@@ -196,6 +197,28 @@ def test_suite(robmed: Robmed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "✓" not in table[-1]  # nobody asked for an audit
     assert (out / "figure.png").stat().st_size > 0
     assert len((out / "leaderboard.csv").read_text().splitlines()) == 3
+
+
+def test_defenses_of_a_protocol_hold_for_its_column_alone(tmp_path: Path) -> None:
+    """Each column of a suite is about the net that its own protocol asks for, whichever was loaded before."""
+    for name, defenses in (("bare", ""), ("noisy", "defenses: ['gaussian-noise:sigma=0.5']\n")):
+        (tmp_path / f"{name}.yaml").write_text(f"attack: fgsm\ndraws: 2\n{defenses}")
+    entries = tuple(Entry(str(tmp_path / f"{name}.yaml"), samples=4) for name in ("bare", "noisy"))
+    both = (entries, entries[::-1])
+    found = [run_suite(Suite("S", ("phantom",), ("concat",), e), tmp_path / str(e is both[0])) for e in both]
+    for records in (result.records for result in found):
+        labels = {key[2]: record["model"]["label"] for key, record in records.items()}
+        assert labels == {"bare": "concat-x0.1875", "noisy": "concat-x0.1875+gaussian-noise(sigma=0.5)"}
+    runs = [sorted(record["run"] for record in result.records.values()) for result in found]
+    assert runs[0] == runs[1]
+
+
+def test_a_net_is_never_taken_for_another(tmp_path: Path) -> None:
+    config = checked(RunConfig("concat", "fgsm", samples=4, out=str(tmp_path)))
+    subject = prepare(config).subject
+    prepare(replace(config, seed=1), subject)
+    with pytest.raises(RuntimeError, match="was loaded by"):
+        prepare(checked(replace(config, defenses=("gaussian-noise:sigma=0.5",))), subject)  # type: ignore[arg-type]
 
 
 def test_a_suite_takes_over_what_is_published(tmp_path: Path) -> None:
