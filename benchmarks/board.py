@@ -1,4 +1,4 @@
-"""How a leaderboard grows: the time of reading, ranking, showing and appending, over the number of rows.
+"""How a leaderboard grows: the time of reading, ranking and showing it, and of appending or replacing a row.
 
 Ratios within one run, so that a busy machine says nothing: ten times the rows may cost at most thirty times
 the time (caches take their share; what grows with the square of the rows takes a hundred). Exits with 1 when
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import sys
 import tempfile
 import time
@@ -50,6 +51,8 @@ def measured(path: Path, count: int, nets: int) -> dict[str, float]:
     leaderboard.write(path, made)
     found = boards(made)
 
+    numbers = itertools.count()
+
     def show() -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             board.show(found)
@@ -58,7 +61,8 @@ def measured(path: Path, count: int, nets: int) -> dict[str, float]:
         "read": seconds(lambda: leaderboard.read(path)),
         "rank": seconds(lambda: boards(made)),
         "show": seconds(show),
-        "append": seconds(lambda: leaderboard.append(path, made[0])),
+        "append": seconds(lambda: leaderboard.append(path, made[0] | {"run": f"new {next(numbers)}"})),
+        "replace": seconds(lambda: leaderboard.append(path, made[0])),
     }
 
 

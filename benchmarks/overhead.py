@@ -73,10 +73,10 @@ def main() -> int:
     """Print one line a model; 1 when any is over the limit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=100, help="size of the one batch")
-    parser.add_argument("--steps", type=int, default=10, help="of PGD; Square has 20 queries a step")
+    parser.add_argument("--steps", type=int, default=20, help="of PGD, its default; Square has 10 queries a step")
     parser.add_argument("--rounds", type=int, default=5, help="repetitions")
     options = parser.parse_args()
-    square = ATTACKS.get("square")(queries=20 * options.steps)  # type: ignore[call-arg]
+    square = ATTACKS.get("square")(queries=10 * options.steps)  # type: ignore[call-arg]
     pgd = ATTACKS.get("pgd")(steps=options.steps)  # type: ignore[call-arg]
     cases = (Case("mail", pgd), Case("robust-mail", pgd, eot=2), Case("early", square, limit=1.25))
     over = False

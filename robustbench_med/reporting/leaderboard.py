@@ -164,7 +164,7 @@ def _add(temporary: Path, path: Path, line: str) -> None:
         content = stream.read()
         if content.count(b'"') % 2:  # a quote that is never closed would swallow the line
             _rows(path, _header(path, ()))
-        ending = "\r\n" if content.partition(b"\n")[0].endswith(b"\r") else "\n"
+        ending = "\r\n" if content[: content.find(b"\n") + 1].endswith(b"\r\n") else "\n"
         start = "" if content.endswith(b"\n") else ending
         stream.write((start + line.removesuffix("\n") + ending).encode())
 
