@@ -73,7 +73,9 @@ def main() -> int:
     """Print one line a model; 1 when any is over the limit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=100, help="size of the one batch")
-    parser.add_argument("--steps", type=int, default=20, help="of PGD, its default; Square has 10 queries a step")
+    parser.add_argument(
+        "--steps", type=int, default=20, help="of PGD, its default; Square has 10 queries a step"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="repetitions")
     options = parser.parse_args()
     square = ATTACKS.get("square")(queries=10 * options.steps)  # type: ignore[call-arg]
