@@ -168,7 +168,7 @@ PUBLISHED = sorted((ROOT / "leaderboards").glob("*.csv"))
 @pytest.mark.parametrize("board", PUBLISHED, ids=[p.stem for p in PUBLISHED])
 def test_published_rows_are_what_their_records_say(board: Path) -> None:
     published = list(csv.DictReader(board.open(newline="")))
-    assert len(published) >= 8
+    assert published
     assert len({row["run"] for row in published}) == len(published)
     cards = [*ROOT.glob("weights/*/*.json"), *ROOT.glob("robustbench_med/weights/*/*.json")]
     shipped = {json.loads(card.read_text())["weights"]["sha256"] for card in cards}
@@ -197,11 +197,11 @@ def test_the_page_of_the_zoo_shows_what_the_records_say() -> None:
     for record in by_run.values():
         dataset, model = record["dataset"]["name"], record["model"]["name"]
         own = variant_of(model)[1] or record["model"]["options"]["width"] == suite.widths[dataset]
-        if own and record["attack"]["name"] == "autoattack:stochastic" and "balanced_accuracy" in record:
+        if own and record["attack"]["name"] == "autoattack:stochastic":
             found[dataset, model, "adaptive"] = record
     order = [(d, m, "adaptive") for d in suite.datasets for m in suite.models]
     written = zoo.table(suite.title, {key: found[key] for key in order if key in found}, situated)
-    assert len(found) >= 27
+    assert len(found) >= 34
     assert written == (folder / "zoo.md").read_text(encoding="utf-8")
     assert written.partition("\n\n")[2].rstrip() in (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8")
 
