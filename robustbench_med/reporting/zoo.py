@@ -97,7 +97,7 @@ def draw(title: str, records: Records, path: Path) -> None:
         axis.set_title(label(dataset) + (" (synthetic)" if synthetic else ""), fontsize=10, loc="left")
         axis.set_xlabel("clean accuracy (%)", fontsize=9)
         axis.set_ylabel("robust accuracy (%)", fontsize=9)
-        axis.set_ylim(bottom=-2)
+        axis.set_ylim(-2, max(10, axis.get_ylim()[1]))
         axis.margins(0.12)
         axis.grid(alpha=0.25)
         for side in ("top", "right"):
