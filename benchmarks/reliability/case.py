@@ -112,20 +112,8 @@ class Result:
 
 
 COMMANDS = (
-    *(
-        "run",
-        "audit",
-        "curve",
-        "modalities",
-        "suite",
-        "compare",
-        "board",
-        "certify",
-        "train",
-        "list",
-        "check",
-    ),
-    "data import",
+    *("run", "audit", "curve", "modalities", "suite", "certify", "train"),
+    *("check", "compare", "board", "list", "data import"),
 )
 
 

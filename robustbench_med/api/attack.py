@@ -184,16 +184,20 @@ class Target:
                 "this model tells scores, no gradients; choose an attack that needs none (square, spsa, "
                 "hop-skip-jump, or transfer from a surrogate)"
             )
-        keys = self._keys(batch, steps)
-        count = len(batch)
-        if self.rows is None or count <= self.rows:
+        keys, passes = self._keys(batch, steps), self._passes_of(len(batch))
+        if len(passes) == 1:
             return self._evaluate(batch, inputs, loss, gradient, keys)
         parts = []
-        for start in range(0, count, self.rows):
-            some = slice(start, start + self.rows)
+        for some in passes:
             part = {name: x[some] for name, x in inputs.items()}
             parts.append(self._evaluate(batch.part(some), part, loss, gradient, keys[some]))
         return _combined(parts, torch.cat)
+
+    def _passes_of(self, count: int) -> list[slice]:
+        """Which of so many rows go through the model together."""
+        if self.rows is None or count <= self.rows:
+            return [slice(0, count)]
+        return [slice(start, start + self.rows) for start in range(0, count, self.rows)]
 
     def _evaluate(
         self,
@@ -251,12 +255,11 @@ class Target:
         Args:
             batch, inputs: as for ``evaluate``; asked as often before, that sees the same draws.
         """
-        keys, rows, draws = self._keys(batch, None), self.rows or len(batch), []
-        parts = [slice(start, start + rows) for start in range(0, len(batch), rows)]
+        keys, passes, draws = self._keys(batch, None), self._passes_of(len(batch)), []
         with torch.no_grad():
             for number in range(self.eot):
                 found = []
-                for some in parts:
+                for some in passes:
                     self._name_draw(keys[some], number)
                     found.append(in_float(self.model({name: x[some] for name, x in inputs.items()})))
                 draws.append({head: torch.cat([scores[head] for scores in found]) for head in found[0]})

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, ConfigDict
 
 from robustbench_med.measure.margins import SEEDS, Margins
 from robustbench_med.models.named import DefenseSpec
-from robustbench_med.names import require, require_all
+from robustbench_med.names import require
 from robustbench_med.util.config import build, read_yaml
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.fields import STRICT, Fraction
@@ -112,18 +112,17 @@ def read_config(path: str) -> CheckConfig:
         raise UserError(f"{file} does not exist{begin}")
     config = build(CheckConfig, read_yaml(file), path)
     _require_sensible(config, path)
-    given = {"model": config.model, "dataset": config.data, "weights": config.weights}
-    keys = {"model": "model", "dataset": "data", "weights": "weights"}
-    for kind, name in given.items():
-        with said_of(f"{path}: {keys[kind]}"):
-            require_all({kind: name})
-    for entry in config.attacks:
-        with said_of(f"{path}: attacks"):
-            require("attack", entry.attack)
-    for key, kind, name in (("audit", "audit", config.audit), ("watch", "attack", config.watch)):
-        if name != NONE:
-            with said_of(f"{path}: {key}"):
-                require(kind, name)
+    named = (
+        ("model", "model", config.model),
+        ("data", "data set", config.data),
+        ("weights", "weights", config.weights),
+        *(("attacks", "attack", entry.attack) for entry in config.attacks),
+        ("audit", "audit", None if config.audit == NONE else config.audit),
+        ("watch", "attack", None if config.watch == NONE else config.watch),
+    )
+    for key, kind, name in named:
+        with said_of(f"{path}: {key}"):
+            require(kind, name)
     with said_of(f"{path}: margins"):
         config.margins.require()
     return config
