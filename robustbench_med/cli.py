@@ -255,7 +255,8 @@ def _train(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from robustbench_med.training.train import train
 
     recipe = train_config(options.config, options.model)
-    chosen = {k: v for k, v in vars(options).items() if k in ("dataset", "joined_with") and v is not None}
+    given = ("dataset", "joined_with", "seed")
+    chosen = {k: v for k, v in vars(options).items() if k in given and v is not None}
     join(chosen, recipe.dataset)
     recipe = replace(recipe, **chosen)
     out = given_path(options.out or f"weights/{short_name(recipe.dataset)}")

@@ -299,6 +299,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--model", default="", help="train this one (name or YAML) instead of the recipe's own"
     )
     _add_dataset(parser, "train on this data set or path instead of the recipe's")
+    parser.add_argument("--seed", type=int, help="of start values and batches, instead of the recipe's")
     parser.add_argument("--out", help="folder of weights and model card; default weights/DATASET")
     parser.add_argument("--replace", action="store_true", help="write over weights of another recipe")
     parser.set_defaults(command="train")

@@ -1,0 +1,115 @@
+"""How much of a number of the zoo is the luck of one training? python leaderboards/seeds.py OUT [--seeds 0 1 2].
+
+Trains members on phantom under the shared recipe with several seeds, attacks each net as the zoo does (without
+an audit), and writes ``zoo-seeds.csv``: a row a net. The zoo's own net stands for its seed where its card says
+that this recipe made it. What is finished under OUT is read back, so that a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from robustbench_med.measure.accuracy import EVERY
+from robustbench_med.models.cards import models_in, weight_folders
+from robustbench_med.studies.run import RunConfig, checked, run
+from robustbench_med.training.recipe import TrainConfig, train_config
+from robustbench_med.training.train import train
+from robustbench_med.util.errors import UserError
+from robustbench_med.util.files import read_json, write_text
+
+HERE = Path(__file__).parent
+RECIPE = "phantom"
+MEMBERS = (
+    *("single-1", "single-2", "early", "concat", "late", "gated", "low-rank", "mmtm", "bottleneck", "mail"),
+    *("early-at", "concat-at", "late-at", "gated-at"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training and what an attack left of it; shares from 0 to 1 of samples that are right in every head."""
+
+    model: str
+    seed: int
+    clean: float
+    robust: float
+    epochs: int
+    training_seconds: int
+    weights_sha256: str
+    run: str
+
+
+def main() -> int:
+    """See the module; 2 for what a person must mend."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--models", nargs="+", default=MEMBERS)
+    options = parser.parse_args()
+    rows: list[Row] = []
+    try:
+        for model, seed in ((model, seed) for model in options.models for seed in options.seeds):
+            rows.append(scored(model, trained(model, seed, options.out), seed, options.out))
+            print(rows[-1], flush=True)
+            write_text(HERE / "zoo-seeds.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+    except UserError as error:
+        print(f"seeds: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def trained(model: str, seed: int, out: Path) -> Path:
+    """The card of a member trained with a seed; it is trained where none is at hand."""
+    recipe = dataclasses.replace(train_config(RECIPE, model), seed=seed)
+    mine = out / f"seed-{seed}"
+    ours = [folder / RECIPE for folder in weight_folders()]
+    found = next((card for folder in (mine, *ours) for card in made_by(recipe, folder)), None)
+    if found is None:
+        command = f"robmed train {RECIPE} --model {model} --seed {seed}"
+        found = train(recipe, mine, command).card
+    return found
+
+
+def made_by(recipe: TrainConfig, folder: Path) -> Iterator[Path]:
+    """The cards in a folder of nets that this recipe made."""
+    for card, name in models_in(folder).items():
+        if name == recipe.model and read_json(card)["training"]["config"] == dataclasses.asdict(recipe):
+            yield card
+
+
+def scored(model: str, card: Path, seed: int, out: Path) -> Row:
+    """Attack a net as the suite ``zoo`` does."""
+    config = RunConfig.from_yaml(
+        "adaptive",
+        model=model,
+        dataset=RECIPE,
+        weights=str(card.with_suffix(".safetensors")),
+        samples=200,
+        batch_size=100,
+        out=str(out / "runs"),
+    )
+    record = run(checked(config), reuse=True).record
+    reached: dict[str, Any] = record["accuracy"][EVERY]
+    training = read_json(card)["training"]
+    return Row(
+        model,
+        seed,
+        reached["clean"]["value"],
+        reached["robust"]["value"],
+        training["epochs_run"],
+        training["seconds"],
+        record["model"]["weights_sha256"],
+        record["run"],
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
