@@ -1,7 +1,7 @@
-"""How much of a number of the zoo is the luck of one training? python leaderboards/seeds.py OUT [--seeds 0 1 2].
+"""How much of a number of the zoo is the luck of one training? python leaderboards/seeds.py OUT.
 
-Trains members on phantom under the shared recipe with several seeds, attacks each net as the zoo does (without
-an audit), and writes ``zoo-seeds.csv``: a row a net. The zoo's own net stands for its seed where its card says
+Trains members on phantom under the shared recipe with several seeds, attacks each net as the zoo does (no
+audit), and writes ``zoo-seeds.csv``: a row a net. The zoo's own net stands for its seed where its card says
 that this recipe made it. What is finished under OUT is read back, so that a killed run goes on.
 """
 
@@ -17,9 +17,10 @@ from typing import Any
 
 import pandas as pd
 
+from robustbench_med.evaluation.prepare import RunConfig
 from robustbench_med.measure.accuracy import EVERY
 from robustbench_med.models.cards import models_in, weight_folders
-from robustbench_med.studies.run import RunConfig, checked, run
+from robustbench_med.studies.run import checked, run
 from robustbench_med.training.recipe import TrainConfig, train_config
 from robustbench_med.training.train import train
 from robustbench_med.util.errors import UserError
@@ -35,7 +36,7 @@ MEMBERS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One training and what an attack left of it; shares from 0 to 1 of samples that are right in every head."""
+    """One training and what an attack left of it: shares of samples that are right in every head."""
 
     model: str
     seed: int
