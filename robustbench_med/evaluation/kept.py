@@ -228,7 +228,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Bound:
+class Origin:
     """What a file of adversarial inputs belongs to.
 
     Attributes:
@@ -242,7 +242,7 @@ class Bound:
     digest: str
 
 
-def write(path: Path, kept: Kept, bound: Bound) -> None:
+def write(path: Path, kept: Kept, origin: Origin) -> None:
     """Write as .npz, atomically.
 
     Raises:
@@ -250,9 +250,9 @@ def write(path: Path, kept: Kept, bound: Bound) -> None:
     """
     arrays: dict[str, Any] = {
         "format": np.array(FORMAT),
-        "run": np.array(bound.run),
-        "fingerprint": np.array(bound.fingerprint),
-        "inputs": np.array(bound.digest),
+        "run": np.array(origin.run),
+        "fingerprint": np.array(origin.fingerprint),
+        "inputs": np.array(origin.digest),
         "ids": np.array(kept.ids),
     }
     for name, ends in kept.ends.items():
@@ -269,7 +269,7 @@ def is_kept(arrays: Mapping[str, Any]) -> bool:
     return {"format", "run", "inputs"} <= set(arrays)
 
 
-def read(path: Path) -> tuple[Kept, Bound]:
+def read(path: Path) -> tuple[Kept, Origin]:
     """Read what ``write`` wrote.
 
     Raises:
@@ -287,7 +287,7 @@ def read(path: Path) -> tuple[Kept, Bound]:
         raise UserError(f"{path} is damaged ({reason}); get it again") from error
 
 
-def parsed(arrays: Mapping[str, NDArray[Any]]) -> tuple[Kept, Bound]:
+def parsed(arrays: Mapping[str, NDArray[Any]]) -> tuple[Kept, Origin]:
     """From the arrays of a file (ValueError, KeyError when they do not fit each other)."""
     if int(arrays["format"]) != FORMAT:
         raise ValueError(f"it is of format {int(arrays['format'])}, this version reads {FORMAT}")
@@ -299,8 +299,8 @@ def parsed(arrays: Mapping[str, NDArray[Any]]) -> tuple[Kept, Bound]:
     if len(set(ids)) < len(ids):
         raise ValueError("it has a sample twice")
     ends = {name: _ends(arrays, name) for name in names}
-    bound = Bound(str(arrays["run"]), str(arrays["fingerprint"]), str(arrays["inputs"]))
-    return Kept(ids, ends, blobs), bound
+    origin = Origin(str(arrays["run"]), str(arrays["fingerprint"]), str(arrays["inputs"]))
+    return Kept(ids, ends, blobs), origin
 
 
 def _ends(arrays: Mapping[str, NDArray[Any]], name: str) -> Ends:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_med.evaluation import kept
-from robustbench_med.evaluation.kept import Blobs, Bound, Ends, Kept
+from robustbench_med.evaluation.kept import Blobs, Ends, Kept, Origin
 from robustbench_med.evaluation.plan import Plan
 from robustbench_med.evaluation.prepare import RunConfig
 from robustbench_med.util.errors import UserError
@@ -58,7 +58,7 @@ def keep(place: Path, blobs: Blobs, plan: Plan, run: str) -> dict[str, Any]:
 def store(place: Path, inputs: Kept, plan: Plan, run: str) -> dict[str, Any]:
     """See ``keep``."""
     digest = inputs.digest(plan.split)
-    kept.write(place, inputs, Bound(run, plan.split.fingerprint, digest))
+    kept.write(place, inputs, Origin(run, plan.split.fingerprint, digest))
     return {"file": place.name, "inputs_sha256": digest, "samples": len(inputs.ids)}
 
 
@@ -68,10 +68,10 @@ def still_there(before: Mapping[str, Any], place: Path) -> bool:
     if not isinstance(said, dict) or not place.is_file():
         return False
     try:
-        _, bound = kept.read(place)
+        _, origin = kept.read(place)
     except UserError:  # made again
         return False
-    return bound == Bound(before["run"], before["dataset"]["fingerprint"], said.get("inputs_sha256", ""))
+    return origin == Origin(before["run"], before["dataset"]["fingerprint"], said.get("inputs_sha256", ""))
 
 
 def of_members(folders: Sequence[Path], choice: Sequence[int]) -> Kept | None:

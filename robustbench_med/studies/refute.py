@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from robustbench_med.evaluation import kept as files
 from robustbench_med.evaluation.handed_in import HandedIn, handed_in
 from robustbench_med.evaluation.identity import code_of, refuting_id, scoring_seed
-from robustbench_med.evaluation.kept import Bound, Ends, Kept, packed
+from robustbench_med.evaluation.kept import Ends, Kept, Origin, packed
 from robustbench_med.evaluation.outcomes import Outcomes, Scores, chosen_from
 from robustbench_med.evaluation.recorded import Places, Recorded, recorded
 from robustbench_med.evaluation.rescore import Inputs, clean_inputs, kept_inputs, outcomes_of, scored
@@ -328,8 +328,8 @@ def _written(
     called = folder_name(label, "submission", data, made["run"])
     with run_folder(out, csv, leaderboard.COLUMNS, called) as folder:
         digest = lowered.inputs.digest(setting.split)
-        bound = Bound(made["run"], setting.split.fingerprint, digest)
-        files.write(folder / files.FILE, lowered.inputs, bound)
+        origin = Origin(made["run"], setting.split.fingerprint, digest)
+        files.write(folder / files.FILE, lowered.inputs, origin)
         said = {"file": files.FILE, "inputs_sha256": digest, "samples": len(lowered.inputs.ids)}
         made["adversarial"] = said
         write_json(folder / "record.json", made)

@@ -12,7 +12,7 @@ import numpy as np
 
 from robustbench_med.evaluation import kept as files
 from robustbench_med.evaluation.identity import claimed_id, scoring_seed
-from robustbench_med.evaluation.kept import Bound, Kept
+from robustbench_med.evaluation.kept import Kept, Origin
 from robustbench_med.evaluation.outcomes import Outcomes
 from robustbench_med.evaluation.recorded import Places, Recorded, recorded
 from robustbench_med.evaluation.rescore import clean_inputs, kept_inputs, outcomes_of, scored
@@ -182,14 +182,14 @@ def belonging(path: Path, record: Mapping[str, Any], setting: Recorded) -> tuple
     Raises:
         UserError: they are damaged, or of another record.
     """
-    kept, bound = files.read(path)
+    kept, origin = files.read(path)
     try:
         digest = kept.digest(setting.split)
     except ValueError as error:
         raise UserError(f"{path} does not fit the data of the record: {error}") from error
     said = record.get("adversarial")
     wanted = said.get("inputs_sha256") if isinstance(said, dict) else digest
-    if bound != Bound(record["run"], record["dataset"]["fingerprint"], digest) or wanted != digest:
+    if origin != Origin(record["run"], record["dataset"]["fingerprint"], digest) or wanted != digest:
         raise UserError(
             f"{path} holds other inputs than those of run {record['run']} (by their SHA-256, or the run that "
             "they name); give the ones that were kept"

@@ -18,7 +18,7 @@ from robustbench_med.api.data import DatasetInfo, Modality, Split
 from robustbench_med.api.space import Box
 from robustbench_med.api.threat import Budget, Norm, ThreatModel
 from robustbench_med.evaluation import kept as files
-from robustbench_med.evaluation.kept import Bound, Ends, Kept, packed
+from robustbench_med.evaluation.kept import Ends, Kept, Origin, packed
 from robustbench_med.evaluation.within import strays
 from robustbench_med.util.errors import UserError
 
@@ -88,9 +88,9 @@ def test_every_kind_comes_back_bit_for_bit(norm: Norm, how: str, tmp_path: Path)
     assert_bits(kept.values(range(6), clean), adversarial)
     split = as_split(clean)
     digest = kept.digest(split)
-    files.write(tmp_path / "a.npz", kept, Bound("run", split.fingerprint, digest))
-    again, bound = files.read(tmp_path / "a.npz")
-    assert bound == Bound("run", split.fingerprint, digest)
+    files.write(tmp_path / "a.npz", kept, Origin("run", split.fingerprint, digest))
+    again, origin = files.read(tmp_path / "a.npz")
+    assert origin == Origin("run", split.fingerprint, digest)
     assert again.ids == kept.ids
     assert again.digest(split) == digest
     assert_bits(again.values(range(6), clean), adversarial)
@@ -141,7 +141,7 @@ def test_a_damaged_file_is_one_line(left: int, tmp_path: Path) -> None:
     within, clean = threat(), clean_values()
     kept, split = kept_of(moved(clean, within, "ends"), clean, within), as_split(clean)
     path = tmp_path / "a.npz"
-    files.write(path, kept, Bound("run", split.fingerprint, kept.digest(split)))
+    files.write(path, kept, Origin("run", split.fingerprint, kept.digest(split)))
     path.write_bytes(path.read_bytes()[:left])
     with pytest.raises(UserError, match="damaged"):
         files.read(path)

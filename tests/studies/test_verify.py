@@ -24,7 +24,7 @@ from robustbench_med.data.catalog import load_dataset
 from robustbench_med.evaluation import kept as files
 from robustbench_med.evaluation import rescore, scoring
 from robustbench_med.evaluation.identity import claimed_id
-from robustbench_med.evaluation.kept import Bound
+from robustbench_med.evaluation.kept import Origin
 from robustbench_med.evaluation.prepare import RunConfig, prepare
 from robustbench_med.studies.result import Result
 from robustbench_med.studies.run import run
@@ -208,17 +208,17 @@ def test_outcomes_that_were_tampered_with(copied: Callable[[str], Path]) -> None
 
 def test_inputs_that_were_tampered_with(copied: Callable[[str], Path], robmed: Robmed) -> None:
     folder = copied("concat")
-    kept, bound = files.read(folder / files.FILE)
+    kept, origin = files.read(folder / files.FILE)
     split = prepare(RunConfig("concat", "fgsm", samples=24)).plan.split
     threat = prepare(RunConfig("concat", "fgsm", samples=24)).plan.threat
     clean = {name: split.values(name, np.arange(len(split))) for name in threat.budgets}
     weaker = dataclasses.replace(kept, blobs=files.packed(clean, clean, threat))
-    files.write(folder / files.FILE, weaker, bound)
+    files.write(folder / files.FILE, weaker, origin)
     code, (line,) = robmed("verify", folder)
     assert code == 2
     assert "other inputs than those of run" in line
     # The file by itself is consistent, the record still names the inputs it was made of.
-    files.write(folder / files.FILE, weaker, dataclasses.replace(bound, digest=weaker.digest(split)))
+    files.write(folder / files.FILE, weaker, dataclasses.replace(origin, digest=weaker.digest(split)))
     assert robmed("verify", folder)[0] == 2
     # Both of them were forged: the scores tell.
     changed(folder, lambda r: r["adversarial"].update(inputs_sha256=weaker.digest(split)))
@@ -230,11 +230,11 @@ def test_inputs_outside_the_ball(copied: Callable[[str], Path]) -> None:
     """What a record says was reached within 4/255 was reached beyond: found whatever else was forged."""
     folder = copied("concat")
     split = prepare(RunConfig("concat", "fgsm", samples=24)).plan.split
-    kept, bound = files.read(folder / files.FILE)
+    kept, origin = files.read(folder / files.FILE)
     wide = {n: dataclasses.replace(e, reach=np.float32(2) * e.reach) for n, e in kept.ends.items()}
     forged = dataclasses.replace(kept, ends=wide)
     digest = forged.digest(split)
-    files.write(folder / files.FILE, forged, dataclasses.replace(bound, digest=digest))
+    files.write(folder / files.FILE, forged, dataclasses.replace(origin, digest=digest))
     changed(folder, lambda r: r["adversarial"].update(inputs_sha256=digest))
     checks = {finding.check: finding for finding in verify(folder).findings}
     assert checks["ball, range and masks"].result == "failed"
@@ -393,8 +393,8 @@ def test_a_file_belongs_to_one_run(made: Callable[[str], Path], tmp_path: Path, 
     code, (line,) = robmed("verify", made("concat"), "--adversarial", other.folder / files.FILE)
     assert code == 2
     assert "other inputs than those of run" in line
-    _, bound = files.read(other.folder / files.FILE)
-    assert bound == Bound(
+    _, origin = files.read(other.folder / files.FILE)
+    assert origin == Origin(
         other.record["run"],
         other.record["dataset"]["fingerprint"],
         other.record["adversarial"]["inputs_sha256"],
