@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -51,29 +51,18 @@ class Bound(FusionModel):
     """Somebody's net with the modalities and heads of some data.
 
     Args:
-        spec: the net; it is called as it is, in the modes that it has.
-        call, pick: how, and what of what it returns is whose.
-        random: it draws from the global generators.
-        channels_last: it may lie so in memory, see ``models.layout``; then the net is a copy.
+        found: the net, how it is called and what of what it returns is whose. It is called as it is, in the
+            modes that it has; where it may lie channels-last (``models.layout``), a copy of it.
     """
 
-    def __init__(
-        self,
-        spec: Wrap,
-        modalities: Sequence[Modality],
-        heads: Sequence[Head],
-        call: Call,
-        pick: Pick,
-        random: bool = False,
-        differentiable: bool = True,
-        channels_last: bool = False,
-    ) -> None:
+    def __init__(self, found: Looked, modalities: Sequence[Modality], heads: Sequence[Head]) -> None:
         super().__init__(modalities, heads)
-        self.channels_last = channels_last
-        self.spec_label, self.how, self.pick = spec.label, call, pick
+        spec = found.spec
+        self.channels_last = found.channels_last
+        self.how, self.pick = found.call, found.pick
         self.arrays = bool(spec.arrays)
-        self.net: Any = copy.deepcopy(spec.module) if channels_last else spec.module
-        self.differentiable = differentiable
+        self.net: Any = copy.deepcopy(spec.module) if found.channels_last else spec.module
+        self.differentiable = found.differentiable
         # A function may remember in places that no copy of it copies.
         foreign = spec.module if isinstance(spec.module, Foreign) else None
         self.copies = foreign.copies if foreign else isinstance(spec.module, nn.Module)
@@ -82,8 +71,8 @@ class Bound(FusionModel):
             _by_modality(v, modalities, w) for v, w in ((spec.mean, "mean"), (spec.std, "std"))
         )
         self.trainable = False  # set where it is trained here
-        self.draws = TorchDraws(random)
-        self.draws_follow_shape = random
+        self.draws = TorchDraws(found.random)
+        self.draws_follow_shape = found.random
         self.adopt_random_layers()
 
     def train(self, mode: bool = True) -> Bound:
@@ -149,24 +138,15 @@ class Looked:
     spec: Wrap
     call: Call
     pick: Pick
-    columns: Mapping[str, int]
-    random: bool
-    differentiable: bool
-    said: tuple[str, ...]
+    columns: Mapping[str, int] = field(default_factory=dict)
+    random: bool = False
+    differentiable: bool = True
+    said: tuple[str, ...] = ()
     channels_last: bool = False
 
     def bound(self, modalities: Sequence[Modality], heads: Sequence[Head]) -> Bound:
         """The net with the modalities and heads of the data."""
-        return Bound(
-            self.spec,
-            modalities,
-            heads,
-            self.call,
-            self.pick,
-            self.random,
-            self.differentiable,
-            self.channels_last,
-        )
+        return Bound(self, modalities, heads)
 
 
 def look(
@@ -186,7 +166,7 @@ def look(
     """
     spec = _in_its_mode(_of_keras(spec))
     call, how = call_of(spec, [m.name for m in modalities])
-    probe = Bound(spec, modalities, (), call, Pick({}))
+    probe = Bound(Looked(spec, call, Pick({})), modalities, ())
     ready = {name: probe._normalised(name, x) for name, x in sample.items()}
     spec, taken_off = _with_logits(spec, call, ready)
     arrays = _takes_arrays(spec, call, ready) if spec.arrays is None else spec.arrays

@@ -119,9 +119,7 @@ def _built(
     load_weights(net, path)
     sha256 = sha256_file(path)
     require_own_card(card, path, sha256)
-    if lies_channels_last(net.channels_last, device):
-        lay_channels_last(net)
-    return LoadedModel(net.eval(), config, path, sha256, card)
+    return LoadedModel(_laid_out(net, device).eval(), config, path, sha256, card)
 
 
 def load_recorded(
@@ -160,9 +158,8 @@ def _from_code(
             load_weights(net, weights)
         name = made.__name__ if config.name == "code" else config.name
         config = replace(config, name=name).with_defenses(defenses)
-        return LoadedModel(
-            on_device(net, device).eval(), config, weights, fingerprint(net, weights), _card_of(weights)
-        )
+        sha256, net = fingerprint(net, weights), _laid_out(on_device(net, device), device)
+        return LoadedModel(net.eval(), config, weights, sha256, _card_of(weights))
     spec = with_options(made if isinstance(made, Wrap) else Wrap(made), config.options, config.architecture)
     if weights is not None:
         if isinstance(spec.module, Foreign) or is_keras(spec.module):
@@ -199,9 +196,7 @@ def wrapped(
     config = config or ModelConfig("code", spec.label)
     name = spec.label if config.name == "code" else config.name
     config = replace(config, name=name).with_defenses(defenses)
-    net: FusionModel = found.bound(info.modalities, info.heads)
-    if lies_channels_last(net.channels_last, device):
-        lay_channels_last(net)
+    net: FusionModel = _laid_out(found.bound(info.modalities, info.heads), device)
     for defense in config.added:
         make_defense(defense).apply(net)
     sha256 = fingerprint(found.spec.module, weights)
@@ -253,6 +248,13 @@ def _card_of(weights: Path | None) -> Mapping[str, Any]:
     card: Mapping[str, Any] = read_json(path)
     said = card.get("weights")
     return card if isinstance(said, dict) and said.get("sha256") == sha256_file(weights) else {}
+
+
+def _laid_out(model: FusionModel, device: str) -> FusionModel:
+    """The model, its kernels channels-last where they may lie so (``models.layout``)."""
+    if lies_channels_last(model.channels_last, device):
+        lay_channels_last(model)
+    return model
 
 
 def on_device(model: FusionModel, device: str) -> FusionModel:
