@@ -135,11 +135,11 @@ def killed(suite: Path, scratch: Path, kills: int, pause: float) -> bool:
     """Whether the records are the same although so many workers were killed."""
     from robustbench_med.evaluation.workers import Workers
     from robustbench_med.studies.crew import single_threaded
-    from robustbench_med.studies.suite import Suite, run_suite
+    from robustbench_med.studies.suite import Making, Suite, run_suite
 
     what = Suite.from_yaml(str(suite))
     with single_threaded():
-        run_suite(what, scratch / "alone")
+        run_suite(what, Making(scratch / "alone"))
     alone, dead, rounds, same = records_in(scratch / "alone"), list[int](), 0, True
     while len(dead) < kills:
         rounds += 1
@@ -147,7 +147,7 @@ def killed(suite: Path, scratch: Path, kills: int, pause: float) -> bool:
         killer = threading.Thread(target=kill_workers, args=(kills, pause, ended, dead))
         killer.start()
         try:
-            run_suite(what, scratch / f"killed{rounds}", workers=Workers(2))
+            run_suite(what, Making(scratch / f"killed{rounds}", workers=Workers(2)))
         finally:
             ended.set()
             killer.join()

@@ -63,15 +63,9 @@ def plan(name: str, runs: Path, again: bool, workers: Workers) -> int:
 
 def publish(name: str, runs: Path, again: bool, workers: Workers) -> int:
     """Run what is missing and write everything; 1, and nothing written, when a run failed."""
-    result = run_suite(
-        Suite.from_yaml(name),
-        runs,
-        announce=print,
-        published=published(),
-        again=again,
-        situations={each["run"]: each for each in situations(name)},
-        workers=workers,
-    )
+    known = {each["run"]: each for each in situations(name)}
+    making = Making(runs, "cpu", print, published(), again, known, workers)
+    result = run_suite(Suite.from_yaml(name), making)
     if result.failed:
         return 1
     for record in result.records.values():

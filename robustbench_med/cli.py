@@ -176,12 +176,12 @@ def _suite(options: argparse.Namespace, argv: Sequence[str]) -> int:
 
     suite = Suite.from_yaml(options.suite)
     out = given_path(options.out or Path("runs") / Path(options.suite).stem)
-    crew = crew_of(options)
-    _forecast(suite, Making(out, options.device, workers=crew["workers"]))
+    making = Making(out, options.device, say, **crew_of(options))
+    _forecast(suite, making)
     if options.plan:
         return 0
     say()
-    result = run_suite(suite, out, options.device, say, **crew)
+    result = run_suite(suite, making)
     say()
     for line in result.table.read_text(encoding="utf-8").splitlines():
         say(line)

@@ -61,21 +61,32 @@ def labelled(label: str) -> Path | None:
     return next((card for card in cards if trained_model(card) is not None), None)
 
 
+def seed_of(card: Path) -> int:
+    """Of the training of the net that a card speaks of."""
+    seed = read_json(card)["model"].get("seed", 0)
+    return seed if isinstance(seed, int) else 0
+
+
 def net_at(model: str, dataset: str, width: float) -> str:
-    """The label of the net at hand of a model, on a data set, of a width.
+    """The label of the net at hand of a model, on a data set, of a width; of several seeds the lowest.
 
     Raises:
         UserError: there is none.
     """
     for folder in weight_folders():
-        for card, name in models_in(folder / dataset).items():
-            options = read_json(card)["model"].get("options")
-            if name == model and isinstance(options, dict) and options.get("width", 1) == width:
-                return card.stem
+        cards = [card for card, name in models_in(folder / dataset).items() if name == model]
+        found = [card for card in cards if _width_of(card) == width]
+        if found:
+            return min(found, key=seed_of).stem
     raise UserError(
         f"no weights of {model!r} of width {width:g} on {dataset!r} are at hand; train them: robmed train "
         f"{dataset} --model {model}"
     )
+
+
+def _width_of(card: Path) -> object:
+    options = read_json(card)["model"].get("options")
+    return options.get("width", 1) if isinstance(options, dict) else None
 
 
 def require_weights(weights: str | Path) -> None:

@@ -86,6 +86,7 @@ class ModelConfig:
     Attributes:
         defenses: those it was trained with.
         added: those put on top of them afterwards.
+        seed: of its training, where that is not the usual 0.
 
     Raises:
         UserError: a name that is no part of a file name.
@@ -97,6 +98,7 @@ class ModelConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     defenses: tuple[DefenseSpec, ...] = ()
     added: tuple[DefenseSpec, ...] = ()
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name) or RESERVED.fullmatch(self.name):
@@ -120,7 +122,8 @@ class ModelConfig:
     @property
     def label(self) -> str:
         """The name, with what is not as in the shipped config of that name, and with what was added:
-        "mail-x0.25-dropout0.5+gaussian-noise(sigma=0.1)". ``x`` is the width.
+        "mail-x0.25-dropout0.5+gaussian-noise(sigma=0.1)". ``x`` is the width; a net of another seed than
+        the usual ends in "-seed1".
         """
         if is_code(self.architecture):
             return "+".join([self.name, *(defense.label for defense in self.added)])
@@ -138,6 +141,8 @@ class ModelConfig:
         parts += [f"without-{option.replace('_', '-')}" for option in left_out]
         if usual and self.defenses != usual.defenses:
             parts += [defense.label for defense in self.defenses] or ["undefended"]
+        if self.seed:
+            parts.append(f"seed{self.seed}")
         own = _cut("-".join(re.sub(r"[^\w.+-]+", "-", part).strip("-") for part in parts), LONGEST_LABEL)
         return "+".join([own, *(defense.label for defense in self.added)])
 
@@ -335,8 +340,9 @@ def config_from_card(card: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def card_model(config: ModelConfig) -> dict[str, Any]:
-    """A model's config as a card and a record repeat it; nothing added, nothing said of it."""
+    """A model's config as a card and a record repeat it; the usual is not said of ``added`` and ``seed``."""
     said = asdict(config)
-    if not config.added:
-        del said["added"]
+    for name in ("added", "seed"):
+        if not said[name]:
+            del said[name]
     return {"label": config.label, **said}

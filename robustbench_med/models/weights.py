@@ -12,13 +12,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from robustbench_med.api.model import FusionModel
-from robustbench_med.models.cards import models_in, require_weights, trained_model, weight_folders
+from robustbench_med.models.cards import models_in, require_weights, seed_of, trained_model, weight_folders
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import read_json, replacing
 
 
 def default_weights(model: str, dataset: str) -> Path:
-    """The weights at hand of a model on a data set; of several nets of one name those of the largest.
+    """The weights at hand of a model on a data set; of several nets of one name those of the largest, and of
+    several seeds those of the lowest.
 
     Args:
         model: its name, or the label of one net of it ("concat-x0.125"), as boards have it.
@@ -29,7 +30,9 @@ def default_weights(model: str, dataset: str) -> Path:
     for folder in weight_folders():
         cards = [card for card, name in models_in(folder / dataset).items() if model in (name, card.stem)]
         if cards:
-            return max(cards, key=_parameters).with_suffix(".safetensors")
+            return max(cards, key=lambda card: (_parameters(card), -seed_of(card))).with_suffix(
+                ".safetensors"
+            )
     raise UserError(
         f"no weights of {model!r} on {dataset!r} are at hand; train them (robmed train) or give --weights"
     )

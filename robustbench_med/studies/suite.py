@@ -74,6 +74,7 @@ class Suite:
         title: the question.
         widths: of the nets, by data set; the largest at hand where nothing is said, and of variants that
             were trained to resist, which takes a wider net.
+        nets: labels of the nets to take instead, by data set and model.
         report: what table and figure show: protocols side by side, or members of a zoo.
     """
 
@@ -82,6 +83,7 @@ class Suite:
     models: tuple[str, ...]
     runs: tuple[Entry, ...]
     widths: Mapping[str, float] = field(default_factory=dict)
+    nets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     report: Literal["protocols", "zoo"] = "protocols"
 
     @classmethod
@@ -89,8 +91,8 @@ class Suite:
         """Read a suite by the name it ships under or its path.
 
         Raises:
-            UserError: unreadable file, unknown option, wrong type, unknown model, data set or protocol, two
-                columns of one title.
+            UserError: unreadable file, unknown option, wrong type, unknown model, data set or protocol, a net
+                for what is not asked, two columns of one title.
         """
         path = find("suite", "suites", name)
         suite = build(cls, read_yaml(path), str(path))
@@ -98,6 +100,9 @@ class Suite:
             require_model(each)
         for each in suite.datasets:
             require_dataset(each)
+        for dataset, model in ((dataset, model) for dataset, of in suite.nets.items() for model in of):
+            if dataset not in suite.datasets or model not in suite.models:
+                raise UserError(f"{path}: nets: {model} on {dataset} is no part of this suite")
         columns = [entry.column for entry in suite.runs]
         twice = next((column for column in columns if columns.count(column) > 1), None)
         if twice is not None:
@@ -201,38 +206,26 @@ class Cell:
         return f"{model} on {dataset}, {column}"
 
 
-def run_suite(
-    suite: Suite,
-    out: Path,
-    device: str = "cpu",
-    announce: Callable[[str], None] = lambda _: None,
-    published: Mapping[str, Mapping[str, Any]] | None = None,
-    again: bool = False,
-    situations: Mapping[str, Mapping[str, Any]] | None = None,
-    workers: Workers = ALONE,
-    on_record: OnRecord | None = None,
-) -> SuiteResult:
+def run_suite(suite: Suite, making: Making) -> SuiteResult:
     """Run what has data and weights at hand; what is finished is not repeated, a failure ends no other run.
-
-    Args:
-        out, device, announce, published, again, situations, workers, on_record: see ``Making``.
 
     Raises:
         UserError: nothing of the suite can be run.
     """
-    making = Making(out, device, announce, published or {}, again, situations or {}, workers, on_record)
-    result = SuiteResult(out / "table.md", out / "figure.png")
+    result = SuiteResult(making.out / "table.md", making.out / "figure.png")
     asked = _make(suite, making, result)
     for key, (config, situated) in asked.items():
         if situated and key in result.records:
-            announce(f"{' on '.join(key[1::-1])}, {key[2]}, one modality at a time")
+            making.announce(f"{' on '.join(key[1::-1])}, {key[2]}, one modality at a time")
             _situate(key[1], config, result.records[key]["run"], result, making)
     if not result.records:
         if result.failed:
             raise UserError(f"nothing of this suite could be run; the first failure: {result.failed[0]}")
         raise UserError("nothing of this suite has both data and weights at hand")
     if result.other_code:
-        announce(f"{result.other_code} published records were made by other code; --again makes them anew")
+        making.announce(
+            f"{result.other_code} published records were made by other code; --again makes them anew"
+        )
     if suite.report == "zoo":
         table, draw = zoo.table(suite.title, result.records, result.situations), zoo.draw
     else:
@@ -299,9 +292,8 @@ def _cells_of(
 ) -> Iterator[Cell]:
     """All columns of one model, which is loaded once for all that ask for the same defenses and options."""
     dataset, subject = whole.info.name, None
-    width = None if variant_of(model)[1] else suite.widths.get(dataset)
     try:
-        named = model if width is None else net_at(model, dataset, width)
+        named = _net(suite, model, dataset)
         default_weights(named, dataset)
     except UserError as error:
         result.left_out.append(f"{model} on {dataset}: {error}")
@@ -319,6 +311,18 @@ def _cells_of(
             _failed(f"{model} on {dataset}, {entry.column}", error, result, making.announce)
             continue
         yield Cell(model, entry, prepared, *taken.of(prepared, entry))
+
+
+def _net(suite: Suite, model: str, dataset: str) -> str:
+    """Which net of a model a suite takes: its label, or the model's name where any will do.
+
+    Raises:
+        UserError: there is none at hand.
+    """
+    if label := suite.nets.get(dataset, {}).get(model):
+        return label
+    width = None if variant_of(model)[1] else suite.widths.get(dataset)
+    return model if width is None else net_at(model, dataset, width)
 
 
 def _is_for(entry: Entry, subject: Subject) -> bool:

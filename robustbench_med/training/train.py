@@ -80,10 +80,14 @@ def train(config: TrainConfig, out: Path, command: str = "", replace: bool = Fal
         if not model.channels_last:
             raise UserError(f"recipe: {config.model} cannot be laid out channels-last; drop channels_last")
         lay_channels_last(model)
+    about = asdict(model_conf)
+    del about["seed"]  # it is the recipe's
+    if not own:
+        model_conf = dataclasses.replace(model_conf, seed=config.seed)
     recipe = sha256_json(
         [
             asdict(config),
-            asdict(model_conf),
+            about,
             versions(),
             [s.fingerprint for s in splits.values()],
             *([code] if own else []),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from robustbench_med.api.data import Split
 from robustbench_med.data.phantom_volume import PhantomVolume
 from robustbench_med.models import weights as weights_module
-from robustbench_med.models.cards import models_in
+from robustbench_med.models.cards import models_in, net_at
 from robustbench_med.models.load import load_model
 from robustbench_med.models.named import LONGEST_LABEL, ModelConfig, build_model, card_model, model_config
 from robustbench_med.models.weights import default_weights, save_weights
@@ -232,6 +233,7 @@ USUAL = model_config("robust-mail")
         ({"defenses": ()}, "robust-mail-undefended"),
         ({"defenses": ("attention-noise:std=0.1",)}, "robust-mail-attention-noise-std-0.1"),
         ({"architecture": "concat"}, "robust-mail-concat"),
+        ({"seed": 2}, "robust-mail-seed2"),
         ({"options": {**USUAL.options, "note": "../a b"}}, "robust-mail-note..-a-b"),
     ],
 )
@@ -247,11 +249,13 @@ def test_long_labels_stay_apart() -> None:
 
 
 def test_the_label_of_a_net_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A board says "gated-x0.03125"; of several nets of one name the largest is meant by the name."""
+    """A board says "gated-x0.03125"; of several nets of one name the largest is meant by the name, and of
+    several seeds the lowest.
+    """
     monkeypatch.chdir(tmp_path)
     info = PhantomVolume().load("test").info
-    for width in (1 / 32, 1 / 16):
-        config = model_config("gated").with_options({"width": width})
+    for width, seed in ((1 / 32, 0), (1 / 16, 3), (1 / 16, 0), (1 / 16, 1)):
+        config = replace(model_config("gated").with_options({"width": width}), seed=seed)
         path = tmp_path / "weights" / "phantom-volume" / f"{config.label}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         net = build_model(config, info)
@@ -260,6 +264,10 @@ def test_the_label_of_a_net_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
         said = {"sha256": sha256_file(path), "parameters": count}
         path.with_suffix(".json").write_text(json.dumps({"model": card_model(config), "weights": said}))
     assert load_model("gated", "phantom-volume").config.label == "gated-x0.0625"
-    assert load_model("gated-x0.03125", "phantom-volume").config.label == "gated-x0.03125"
+    for label in ("gated-x0.03125", "gated-x0.0625-seed1", "gated-x0.0625-seed3"):
+        assert load_model(label, "phantom-volume").config.label == label
+    assert net_at("gated", "phantom-volume", 1 / 16) == "gated-x0.0625"
+    with pytest.raises(UserError, match=r"no weights of 'gated' of width 7 on"):
+        net_at("gated", "phantom-volume", 7)
     with pytest.raises(UserError, match="unknown model 'gated-x9'"):
         load_model("gated-x9", "phantom-volume")

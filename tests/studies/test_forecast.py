@@ -85,7 +85,7 @@ def test_a_plan_tells_what_is_there(tmp_path: Path) -> None:
     assert before.runs[0].passes == before.runs[1].passes
     assert before.seconds > 0
     assert not (tmp_path / "out").exists()
-    made = run_suite(first, tmp_path / "out")
+    made = run_suite(first, Making(tmp_path / "out"))
     after = forecast_suite(suite, Making(tmp_path / "out"))
     assert [run.state for run in after.runs] == ["finished", "to make"]
     assert after.runs[0].seconds is None

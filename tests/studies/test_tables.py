@@ -39,7 +39,7 @@ from robustbench_med.studies import run as pipeline
 from robustbench_med.studies.curve import epsilon_curve
 from robustbench_med.studies.result import Result
 from robustbench_med.studies.run import checked
-from robustbench_med.studies.suite import Entry, Suite, run_suite
+from robustbench_med.studies.suite import Entry, Making, Suite, run_suite
 from robustbench_med.util.errors import UserError
 
 
@@ -205,7 +205,10 @@ def test_defenses_of_a_protocol_hold_for_its_column_alone(tmp_path: Path) -> Non
         (tmp_path / f"{name}.yaml").write_text(f"attack: fgsm\ndraws: 2\n{defenses}")
     entries = tuple(Entry(str(tmp_path / f"{name}.yaml"), samples=4) for name in ("bare", "noisy"))
     both = (entries, entries[::-1])
-    found = [run_suite(Suite("S", ("phantom",), ("concat",), e), tmp_path / str(e is both[0])) for e in both]
+    found = [
+        run_suite(Suite("S", ("phantom",), ("concat",), e), Making(tmp_path / str(e is both[0])))
+        for e in both
+    ]
     for records in (result.records for result in found):
         labels = {key[2]: record["model"]["label"] for key, record in records.items()}
         assert labels == {"bare": "concat-x0.1875", "noisy": "concat-x0.1875+gaussian-noise(sigma=0.5)"}
@@ -225,12 +228,12 @@ def test_a_suite_takes_over_what_is_published(tmp_path: Path) -> None:
     """A run with a record is not made; one whose record lacks the audit that is asked for is."""
     entry = Entry("released", samples=4)
     suite = Suite("Small", ("phantom",), ("concat",), (entry,))
-    (made,) = run_suite(suite, tmp_path / "first").records.values()
+    (made,) = run_suite(suite, Making(tmp_path / "first")).records.values()
     records = {"any name": {**made, "started": "earlier"}}
 
     def started(entry: Entry, name: str) -> str:
         asked = replace(suite, runs=(entry,))
-        (found,) = run_suite(asked, tmp_path / name, published=records).records.values()
+        (found,) = run_suite(asked, Making(tmp_path / name, published=records)).records.values()
         return str(found["started"])
 
     assert started(entry, "second") == "earlier"
@@ -246,7 +249,7 @@ def zoo_of(*runs: Entry) -> Suite:
 def test_a_zoo_tells_what_each_member_reaches_loses_and_costs(tmp_path: Path) -> None:
     entry = Entry("released", samples=4, only="deterministic", modalities=True)
     suite = zoo_of(entry, Entry("released", samples=3, only="random", title="noisy"))
-    made = run_suite(suite, tmp_path / "out")
+    made = run_suite(suite, Making(tmp_path / "out"))
     assert set(made.records) == {("phantom", "concat", "released"), ("phantom", "robust-mail", "noisy")}
     assert set(made.situations) == {("phantom", "concat")}
     heading, _, concat, _ = made.table.read_text().splitlines()[4:]
@@ -262,10 +265,12 @@ def test_a_zoo_tells_what_each_member_reaches_loses_and_costs(tmp_path: Path) ->
 
 def test_a_zoo_takes_over_what_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = zoo_of(Entry("released", samples=4, only="deterministic", modalities=True))
-    made = run_suite(suite, tmp_path / "out")
+    made = run_suite(suite, Making(tmp_path / "out"))
     (record,), (table,) = made.records.values(), made.situations.values()
     monkeypatch.setattr(crew, "run_prepared", None)  # called, it would fail
-    again = run_suite(suite, tmp_path / "again", published={"r": record}, situations={record["run"]: table})
+    again = run_suite(
+        suite, Making(tmp_path / "again", published={"r": record}, situations={record["run"]: table})
+    )
     assert (again.failed, again.records, again.situations) == ([], made.records, made.situations)
     assert again.table.read_text() == made.table.read_text()
 
@@ -273,17 +278,34 @@ def test_a_zoo_takes_over_what_is_published(tmp_path: Path, monkeypatch: pytest.
 def test_a_width_that_nobody_trained_is_left_out(tmp_path: Path) -> None:
     suite = replace(zoo_of(Entry("released", samples=4)), widths={"phantom": 7.0})
     with pytest.raises(UserError, match="nothing of this suite"):
-        run_suite(suite, tmp_path / "out")
+        run_suite(suite, Making(tmp_path / "out"))
+
+
+def test_a_suite_takes_the_net_that_it_names(tmp_path: Path) -> None:
+    nets = {"phantom": {"concat": "concat-x0.125"}}
+    suite = replace(zoo_of(Entry("released", samples=4)), models=("concat",), nets=nets)
+    (record,) = run_suite(suite, Making(tmp_path / "out")).records.values()
+    assert record["model"]["label"] == "concat-x0.125"
+
+
+@pytest.mark.parametrize("nets", ["{milk10k: {concat: concat-x0.25}}", "{phantom: {late: late-x0.125}}"])
+def test_a_net_for_what_a_suite_does_not_ask_is_refused(tmp_path: Path, nets: str) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(
+        f"title: T\ndatasets: [phantom]\nmodels: [concat]\nruns: [{{protocol: released}}]\nnets: {nets}\n"
+    )
+    with pytest.raises(UserError, match=r"suite\.yaml: nets: \w+ on \w+ is no part of this suite"):
+        Suite.from_yaml(str(path))
 
 
 def test_records_that_other_code_made_are_taken_over_and_counted(tmp_path: Path) -> None:
     suite = Suite("Small", ("phantom",), ("concat",), (Entry("released", samples=4),))
-    (made,) = run_suite(suite, tmp_path / "first").records.values()
+    (made,) = run_suite(suite, Making(tmp_path / "first")).records.values()
     other = {"r": {**made, "started": "earlier", "code": {**made["code"], "sources": "0"}}}
-    taken = run_suite(suite, tmp_path / "second", published=other)
+    taken = run_suite(suite, Making(tmp_path / "second", published=other))
     assert taken.other_code == 1
     assert [record["started"] for record in taken.records.values()] == ["earlier"]
-    again = run_suite(suite, tmp_path / "third", published=other, again=True)
+    again = run_suite(suite, Making(tmp_path / "third", published=other, again=True))
     assert [record["started"] for record in again.records.values()] != ["earlier"]
 
 
@@ -297,7 +319,7 @@ def test_a_cell_that_fails_ends_no_other(tmp_path: Path, monkeypatch: pytest.Mon
         return original(prepared, *arguments, **named)
 
     monkeypatch.setattr(crew, "run_prepared", run)
-    result = run_suite(Suite("Small", ("phantom",), ("concat",), entries), tmp_path)
+    result = run_suite(Suite("Small", ("phantom",), ("concat",), entries), Making(tmp_path))
     assert list(result.records) == [("phantom", "concat", "4")]
     assert result.failed == ["concat on phantom, 2: RuntimeError: a bug"]
 

@@ -30,7 +30,7 @@ from robustbench_med.studies.parts import Hands, Part
 from robustbench_med.studies.result import Result
 from robustbench_med.studies.run import checked, run
 from robustbench_med.studies.several import run_all
-from robustbench_med.studies.suite import Entry, Suite, run_suite
+from robustbench_med.studies.suite import Entry, Making, Suite, run_suite
 from robustbench_med.util.errors import UserError
 
 TIMES = ("seconds", "started")
@@ -341,9 +341,12 @@ def test_a_suite_in_its_own_order(tmp_path: Path, staffed: Staffed) -> None:
     suite, seen = Suite("Small", ("phantom",), ("concat",), entries), list[str]()
     staffed(InHere(), InHere())
     shared = run_suite(
-        suite, tmp_path / "shared", workers=Workers(2), on_record=lambda record: seen.append(record["folder"])
+        suite,
+        Making(
+            tmp_path / "shared", workers=Workers(2), on_record=lambda record: seen.append(record["folder"])
+        ),
     )
-    alone = run_suite(suite, tmp_path / "alone", workers=ALONE)
+    alone = run_suite(suite, Making(tmp_path / "alone", workers=ALONE))
     assert (
         list(shared.records)
         == list(alone.records)

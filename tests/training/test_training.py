@@ -18,6 +18,7 @@ from robustbench_med.api.attack import Batch
 from robustbench_med.api.data import Split
 from robustbench_med.data.phantom import Phantom
 from robustbench_med.evaluation.plan import load_batch
+from robustbench_med.models.load import load_model
 from robustbench_med.models.named import build_model, config_from_card, model_config
 from robustbench_med.models.weights import load_weights
 from robustbench_med.training import train as training
@@ -89,7 +90,7 @@ def test_the_card(tmp_path: Path, splits: dict[str, Split]) -> None:
     trained = train(recipe(seed=3), tmp_path, "robmed train tiny")
     card = json.loads(trained.card.read_text())
     assert card["model"]["name"] == "concat"
-    assert card["model"]["label"] == "concat-x0.03125"
+    assert card["model"]["label"] == "concat-x0.03125-seed3"
     assert card["dataset"]["name"] == "phantom"
     assert card["dataset"]["synthetic"] is True
     assert card["dataset"]["fingerprints"] == {name: split.fingerprint for name, split in splits.items()}
@@ -142,9 +143,9 @@ def test_weights_of_another_recipe_are_not_written_over(tmp_path: Path) -> None:
     before = sha256_file(first.weights)
     assert sha256_file(train(recipe(epochs=1), tmp_path).weights) == before
     with pytest.raises(UserError, match=r"holds weights of another recipe.* say --replace"):
-        train(recipe(epochs=1, seed=1), tmp_path)
+        train(recipe(epochs=1, weight_decay=0.5), tmp_path)
     assert sha256_file(first.weights) == before
-    train(recipe(epochs=1, seed=1), tmp_path, replace=True)
+    train(recipe(epochs=1, weight_decay=0.5), tmp_path, replace=True)
     assert sha256_file(first.weights) != before
 
 
@@ -155,6 +156,8 @@ def test_the_seed_decides(tmp_path: Path) -> None:
         trained = train(recipe(epochs=1, seed=seed), tmp_path / str(number))
         hashes.append(sha256_file(trained.weights))
     assert hashes[0] == hashes[1] != hashes[2]
+    assert trained.weights.stem.endswith("-seed1")
+    assert load_model("concat", weights=str(trained.weights)).config.label == trained.weights.stem
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,10 +60,10 @@ def test_a_kill_at_the_end_leaves_the_old_pair_whole(
 ) -> None:
     old = train(RECIPE, tmp_path)
     before = sha256_file(old.weights)
-    killed_before(step, tmp_path, monkeypatch, replace(RECIPE, seed=1))
+    killed_before(step, tmp_path, monkeypatch, replace(RECIPE, label_smoothing=0.1))
     assert sha256_file(old.weights) == before
     load_model("concat", weights=str(old.weights), whole=splits["test"])
-    new = train(replace(RECIPE, seed=1), tmp_path)  # goes on, and need not be told to replace again
+    new = train(replace(RECIPE, label_smoothing=0.1), tmp_path)  # goes on, and need not be told to replace again
     assert sha256_file(new.weights) != before
     assert left(tmp_path) == {new.weights.name, new.card.name}
 
@@ -73,7 +73,7 @@ def test_a_kill_between_weights_and_card_is_noticed_and_mended(
 ) -> None:
     old = train(RECIPE, tmp_path)
     card = old.card.read_bytes()
-    other = replace(RECIPE, seed=1)
+    other = replace(RECIPE, label_smoothing=0.1)
     monkeypatch.setattr(Path, "unlink", _keep_checkpoints(Path.unlink))
     train(other, tmp_path, replace=True)
     monkeypatch.undo()
@@ -109,7 +109,7 @@ def test_a_full_disk_is_one_line_and_spoils_nothing(
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
     try:
         with pytest.raises(UserError, match=r"cannot write .*: File too large") as error:
-            train(replace(RECIPE, seed=1), tmp_path, replace=True)
+            train(replace(RECIPE, label_smoothing=0.1), tmp_path, replace=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "\n" not in str(error.value)
@@ -124,7 +124,7 @@ def test_two_trainings_at_once(tmp_path: Path) -> None:
         FileLock(tmp_path / f".{first.weights.stem}.lock"),
         pytest.raises(UserError, match="another training is writing") as error,
     ):
-        train(replace(RECIPE, seed=1), tmp_path, replace=True)
+        train(replace(RECIPE, label_smoothing=0.1), tmp_path, replace=True)
     assert "\n" not in str(error.value)
     assert sha256_file(first.weights) == before
     train(RECIPE, tmp_path)
