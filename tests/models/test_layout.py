@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tiny import asks, takes
 from torch import Tensor, nn
 
 from robustbench_med.models.bound import Bound, look
+from robustbench_med.models.load import load_model
 from robustbench_med.models.wrap import Wrap
 
 SLICE = takes({"slice": (3, 12, 12)})
@@ -64,3 +66,17 @@ def test_the_layout_follows_the_net(name: str) -> None:
     assert isinstance(model, Bound)
     assert (model.net is not net) == channels_last or name == "script"
     assert [p.stride() for p in net.parameters()] == strides, "the net that was handed over is as it was"
+
+
+def test_a_class_of_ones_own_lies_as_it_says(tmp_path: Path) -> None:
+    path = tmp_path / "net.py"
+    path.write_text(
+        "from robustbench_med.models.fusion import Concat\n"
+        "class Usual(Concat):\n    channels_last = False\n"
+        "class Last(Concat):\n    channels_last = True\n"
+    )
+    for name, last in (("Usual", False), ("Last", True)):
+        model = load_model(f"{path}:{name}", options={"width": 1 / 32}).model
+        kernels = [p for p in model.parameters() if p.dim() == 4]
+        lying = [p.is_contiguous(memory_format=torch.channels_last) for p in kernels if min(p.shape) > 1]
+        assert set(lying) == {last}

@@ -63,7 +63,9 @@ def test_a_kill_at_the_end_leaves_the_old_pair_whole(
     killed_before(step, tmp_path, monkeypatch, replace(RECIPE, label_smoothing=0.1))
     assert sha256_file(old.weights) == before
     load_model("concat", weights=str(old.weights), whole=splits["test"])
-    new = train(replace(RECIPE, label_smoothing=0.1), tmp_path)  # goes on, and need not be told to replace again
+    new = train(
+        replace(RECIPE, label_smoothing=0.1), tmp_path
+    )  # goes on, and need not be told to replace again
     assert sha256_file(new.weights) != before
     assert left(tmp_path) == {new.weights.name, new.card.name}
 
