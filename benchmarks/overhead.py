@@ -31,6 +31,7 @@ from robustbench_med.evaluation.attacks import ATTACKS
 from robustbench_med.evaluation.batches import evaluate
 from robustbench_med.evaluation.outcomes import Outcomes
 from robustbench_med.evaluation.plan import Plan, load_batch
+from robustbench_med.models.layout import lay_channels_last
 from robustbench_med.models.named import build_model, model_config
 
 WIDTH, DRAWS = 0.25, 10
@@ -101,6 +102,7 @@ def plan(case: Case, samples: int) -> Plan:
     torch.manual_seed(0)
     model = build_model(model_config(case.model).with_options({"width": WIDTH}), split.info)
     model.eval().requires_grad_(False)
+    lay_channels_last(model)  # as whoever loads one has it
     everyone = load_batch(split, np.arange(samples), "cpu")
     with torch.inference_mode():
         labels = {task: logits.argmax(1).numpy() for task, logits in model(everyone.inputs).items()}
