@@ -1,8 +1,9 @@
 """How much of a number of the zoo is the luck of one training? python leaderboards/seeds.py OUT.
 
 Trains members on phantom under the shared recipe with several seeds, attacks each net as the zoo does (no
-audit), and writes ``zoo-seeds.csv``: a row a net. The zoo's own net stands for its seed where its card says
-that this recipe made it. What is finished under OUT is read back, so that a killed run goes on.
+audit), and writes ``trainings/phantom.csv``, a row a net, and ``phantom.md`` beside it, a row a member. The
+zoo's own net stands for its seed where its card says that this recipe made it. What is finished under OUT is
+read back, so that a killed run goes on.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from robustbench_med.training.train import train
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import read_json, write_text
 
-HERE = Path(__file__).parent
 RECIPE = "phantom"
+FOUND = Path(__file__).parent / "trainings" / RECIPE
 MEMBERS = (
     *("single-1", "single-2", "early", "concat", "late", "gated", "low-rank", "mmtm", "bottleneck", "mail"),
     *("early-at", "concat-at", "late-at", "gated-at"),
@@ -60,7 +61,9 @@ def main() -> int:
         for model, seed in ((model, seed) for model in options.models for seed in options.seeds):
             rows.append(scored(model, trained(model, seed, options.out), seed, options.out))
             print(rows[-1], flush=True)
-            write_text(HERE / "zoo-seeds.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+            found = pd.DataFrame(rows)
+            write_text(FOUND.with_suffix(".csv"), found.to_csv(index=False, lineterminator="\n"))
+            write_text(FOUND.with_suffix(".md"), table(found))
     except UserError as error:
         print(f"seeds: {error}", file=sys.stderr)
         return 2
@@ -110,6 +113,20 @@ def scored(model: str, card: Path, seed: int, out: Path) -> Row:
         record["model"]["weights_sha256"],
         record["run"],
     )
+
+
+def table(rows: pd.DataFrame) -> str:
+    """Of every member how many trainings there are, and the mean, least and most of what they reach."""
+    lines = ["| net | trainings | clean | robust |", "|---|---|---|---|"]
+    for model, of in rows.groupby("model", sort=False):
+        reached = " | ".join(_spread(of[what]) for what in ("clean", "robust"))
+        lines.append(f"| `{model}` | {len(of)} | {reached} |")
+    return "\n".join(lines) + "\n"
+
+
+def _spread(shares: pd.Series[float]) -> str:
+    mean, least, most = (100 * value for value in (shares.mean(), shares.min(), shares.max()))
+    return f"{mean:.1f} ({least:.1f} to {most:.1f})"
 
 
 if __name__ == "__main__":

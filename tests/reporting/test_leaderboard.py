@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import multiprocessing
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import module_from_spec, spec_from_file_location
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from tiny import ATTACKS
@@ -204,6 +207,33 @@ def test_the_page_of_the_zoo_shows_what_the_records_say() -> None:
     assert len(found) >= 34
     assert written == (folder / "zoo.md").read_text(encoding="utf-8")
     assert written.partition("\n\n")[2].rstrip() in (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8")
+
+
+def test_trainings_of_several_seeds_are_what_the_records_say() -> None:
+    """A net that is published, too, reaches the same there; the table and the page follow from the rows."""
+    folder = ROOT / "leaderboards"
+    spec = spec_from_file_location("seeds", folder / "seeds.py")
+    assert spec is not None
+    assert spec.loader is not None
+    seeds = module_from_spec(spec)
+    sys.modules["seeds"] = seeds
+    spec.loader.exec_module(seeds)
+    rows = pd.read_csv(folder / "trainings" / "phantom.csv")
+    written = (folder / "trainings" / "phantom.md").read_text(encoding="utf-8")
+    assert written == seeds.table(rows)
+    assert written in (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8")
+    assert not rows.duplicated(["model", "seed"]).any()
+    assert not rows.duplicated("weights_sha256").any()
+    published = {
+        record["model"]["weights_sha256"]: record["accuracy"][record["headline"]]
+        for record in map(read_record, (folder / "records").glob("*.json"))
+        if record["attack"]["name"] == "autoattack:stochastic" and record["dataset"]["samples"] == 200
+    }
+    known = [row for row in rows.itertuples() if row.weights_sha256 in published]
+    assert len(known) >= 5
+    for row in known:
+        there = published[str(row.weights_sha256)]
+        assert (row.clean, row.robust) == (there["clean"]["value"], there["robust"]["value"])
 
 
 def test_the_page_of_results_shows_what_the_records_say() -> None:
