@@ -25,7 +25,9 @@ ROOTS = (
 )
 SHELF = "robustbench_med.attacks"
 
-CARD = ("label", "name", "architecture", "title", "options", "defenses", "added")
+NET = ("name", "architecture", "options", "defenses", "added", "seed")
+"""What tells one net of a model from another."""
+CARD = ("label", "title", *NET)
 """What ``card_model`` says of a model."""
 
 
@@ -98,11 +100,7 @@ def identify(
 
 def subject_key(record: Mapping[str, Any]) -> str:
     """What a record is about, whatever code made it: config, model, weights and data."""
-    model = {
-        k: v
-        for k, v in record["model"].items()
-        if k in ("name", "architecture", "options", "defenses", "added")
-    }
+    model = {name: record["model"][name] for name in NET if name in record["model"]}
     parts = [record["config"], model, record["model"]["weights_sha256"], record["dataset"]["fingerprint"]]
     return sha256_json(parts)[:12]
 
@@ -110,7 +108,7 @@ def subject_key(record: Mapping[str, Any]) -> str:
 def key_of(prepared: Prepared) -> str:
     """``subject_key`` of the record that this run would have."""
     said = card_model(prepared.loaded.config)
-    model = {k: v for k, v in said.items() if k in ("name", "architecture", "options", "defenses", "added")}
+    model = {name: said[name] for name in NET if name in said}
     parts = [dict(prepared.stored), model, prepared.loaded.weights_sha256, prepared.plan.split.fingerprint]
     return sha256_json(parts)[:12]
 

@@ -17,10 +17,18 @@ from torch import Tensor
 
 from robustbench_med.api.data import Split
 from robustbench_med.data.phantom_volume import PhantomVolume
+from robustbench_med.evaluation.identity import CARD, NET
 from robustbench_med.models import weights as weights_module
 from robustbench_med.models.cards import models_in, net_at
 from robustbench_med.models.load import load_model
-from robustbench_med.models.named import LONGEST_LABEL, ModelConfig, build_model, card_model, model_config
+from robustbench_med.models.named import (
+    LONGEST_LABEL,
+    DefenseConfig,
+    ModelConfig,
+    build_model,
+    card_model,
+    model_config,
+)
 from robustbench_med.models.weights import default_weights, save_weights
 from robustbench_med.util.config import build, shipped
 from robustbench_med.util.errors import UserError
@@ -240,6 +248,13 @@ USUAL = model_config("robust-mail")
 def test_the_label_says_all_that_is_not_as_shipped(changes: dict[str, Any], label: str) -> None:
     values = {"options": USUAL.options, "defenses": USUAL.defenses} | changes
     assert config(**values).label == label
+
+
+def test_a_run_is_named_by_all_that_a_card_says_of_its_net() -> None:
+    """What only one of them knows would let two nets share a name, or a record have another than it says."""
+    defenses = (DefenseConfig("attention-noise"),)
+    said = card_model(ModelConfig("n", "mail", "t", {"width": 1}, defenses, defenses, 1))
+    assert set(said) == set(CARD) > set(NET) == set(CARD) - {"label", "title"}
 
 
 def test_long_labels_stay_apart() -> None:
