@@ -86,7 +86,8 @@ def draw(title: str, records: Records, path: Path) -> None:
     datasets = list(dict.fromkeys(key[0] for key in records))
     columns = min(2, len(datasets))
     rows = -(-len(datasets) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(5.6 * columns, 5.2 * rows), squeeze=False)
+    height = 5.2 * rows  # inches
+    figure, grid = plt.subplots(rows, columns, figsize=(5.6 * columns, height), squeeze=False)
     axes, points = grid.flatten(), []
     for axis in axes[len(datasets) :]:
         axis.set_visible(False)
@@ -103,7 +104,9 @@ def draw(title: str, records: Records, path: Path) -> None:
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
     figure.suptitle(
-        f"{label(title)}\nblue: trained as usual; red: trained to resist; area: MACs", fontsize=10
+        f"{label(title)}\nblue: trained as usual; red: trained to resist; area: MACs",
+        fontsize=10,
+        y=1 - 0.1 / height,
     )
     figure.tight_layout()
     for axis, named in zip(axes, points, strict=False):
