@@ -64,7 +64,9 @@ def plan(name: str, runs: Path, again: bool, workers: Workers) -> int:
 def publish(name: str, runs: Path, again: bool, workers: Workers) -> int:
     """Run what is missing and write everything; 1, and nothing written, when a run failed."""
     known = {each["run"]: each for each in situations(name)}
-    making = Making(runs, "cpu", print, published(), again, known, workers)
+    making = Making(
+        runs, announce=print, published=published(), again=again, situations=known, workers=workers
+    )
     result = run_suite(Suite.from_yaml(name), making)
     if result.failed:
         return 1

@@ -22,6 +22,7 @@ from robustbench_med.evaluation.prepare import RunConfig
 from robustbench_med.measure.accuracy import EVERY
 from robustbench_med.models.cards import models_in, weight_folders
 from robustbench_med.studies.run import checked, run
+from robustbench_med.studies.suite import Suite
 from robustbench_med.training.recipe import TrainConfig, train_config
 from robustbench_med.training.train import train
 from robustbench_med.util.errors import UserError
@@ -30,8 +31,8 @@ from robustbench_med.util.files import read_json, write_text
 RECIPE = "phantom"
 FOUND = Path(__file__).parent / "trainings" / RECIPE
 MEMBERS = (
-    *("single-1", "single-2", "early", "concat", "late", "gated", "low-rank", "mmtm", "bottleneck", "mail"),
-    *("early-at", "concat-at", "late-at", "gated-at"),
+    *("early", "concat", "late", "gated", "low-rank", "mmtm", "single-1", "single-2"),
+    *("concat-at", "late-at", "gated-at"),
 )
 
 
@@ -91,13 +92,14 @@ def made_by(recipe: TrainConfig, folder: Path) -> Iterator[Path]:
 
 def scored(model: str, card: Path, seed: int, out: Path) -> Row:
     """Attack a net as the suite ``zoo`` does."""
+    (entry,) = Suite.from_yaml("zoo").runs
     config = RunConfig.from_yaml(
-        "adaptive",
+        entry.protocol,
         model=model,
         dataset=RECIPE,
         weights=str(card.with_suffix(".safetensors")),
-        samples=200,
-        batch_size=100,
+        samples=entry.samples,
+        batch_size=entry.batch_size,
         out=str(out / "runs"),
     )
     record = run(checked(config), reuse=True).record

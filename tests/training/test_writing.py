@@ -24,6 +24,7 @@ from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import sha256_file
 
 RECIPE = TrainConfig("concat", "phantom", 1, model_options={"width": 1 / 32}, batch_size=32)
+OTHER = replace(RECIPE, label_smoothing=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +61,10 @@ def test_a_kill_at_the_end_leaves_the_old_pair_whole(
 ) -> None:
     old = train(RECIPE, tmp_path)
     before = sha256_file(old.weights)
-    killed_before(step, tmp_path, monkeypatch, replace(RECIPE, label_smoothing=0.1))
+    killed_before(step, tmp_path, monkeypatch, OTHER)
     assert sha256_file(old.weights) == before
     load_model("concat", weights=str(old.weights), whole=splits["test"])
-    new = train(
-        replace(RECIPE, label_smoothing=0.1), tmp_path
-    )  # goes on, and need not be told to replace again
+    new = train(OTHER, tmp_path)  # goes on, and need not be told to replace again
     assert sha256_file(new.weights) != before
     assert left(tmp_path) == {new.weights.name, new.card.name}
 
@@ -75,16 +74,15 @@ def test_a_kill_between_weights_and_card_is_noticed_and_mended(
 ) -> None:
     old = train(RECIPE, tmp_path)
     card = old.card.read_bytes()
-    other = replace(RECIPE, label_smoothing=0.1)
     monkeypatch.setattr(Path, "unlink", _keep_checkpoints(Path.unlink))
-    train(other, tmp_path, replace=True)
+    train(OTHER, tmp_path, replace=True)
     monkeypatch.undo()
     monkeypatch.setattr(training, "load_dataset", lambda _, split: splits[split])
     old.card.write_bytes(card)  # as if killed between the two renames
     assert checkpoint_of(old.weights).exists()
     with pytest.raises(UserError, match="is the card of other weights than"):
         load_model("concat", weights=str(old.weights), whole=splits["test"])
-    new = train(other, tmp_path)
+    new = train(OTHER, tmp_path)
     assert json.loads(new.card.read_text())["weights"]["sha256"] == sha256_file(new.weights)
     load_model("concat", weights=str(new.weights), whole=splits["test"])
     assert not checkpoint_of(new.weights).exists()
@@ -111,7 +109,7 @@ def test_a_full_disk_is_one_line_and_spoils_nothing(
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
     try:
         with pytest.raises(UserError, match=r"cannot write .*: File too large") as error:
-            train(replace(RECIPE, label_smoothing=0.1), tmp_path, replace=True)
+            train(OTHER, tmp_path, replace=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "\n" not in str(error.value)
@@ -126,7 +124,7 @@ def test_two_trainings_at_once(tmp_path: Path) -> None:
         FileLock(tmp_path / f".{first.weights.stem}.lock"),
         pytest.raises(UserError, match="another training is writing") as error,
     ):
-        train(replace(RECIPE, label_smoothing=0.1), tmp_path, replace=True)
+        train(OTHER, tmp_path, replace=True)
     assert "\n" not in str(error.value)
     assert sha256_file(first.weights) == before
     train(RECIPE, tmp_path)
