@@ -251,6 +251,7 @@ def _train(options: argparse.Namespace, argv: Sequence[str]) -> None:
     require("recipe", options.config)
     require_all({"model": options.model or None, "dataset": options.dataset})
     from robustbench_med.data.catalog import short_name
+    from robustbench_med.models.named import is_code
     from robustbench_med.training.recipe import train_config
     from robustbench_med.training.train import train
 
@@ -263,6 +264,9 @@ def _train(options: argparse.Namespace, argv: Sequence[str]) -> None:
     trained = train(recipe, out, shlex.join(["robmed", *argv]), options.replace)
     say(f"weights {trained.weights}")
     say(f"card    {trained.card}")
+    if not is_code(recipe.model):
+        run = ["--model", recipe.model, "--data", recipe.dataset, "--weights", str(trained.weights)]
+        say(f"attack  {shlex.join(['robmed', 'run', *run, '--attack', 'pgd'])}")
 
 
 def _convert(options: argparse.Namespace, argv: Sequence[str]) -> None:

@@ -96,7 +96,7 @@ def test_bad_flag(robmed: Robmed, concat: Path, changes: dict[str, object], comp
 
 
 def test_no_weights_at_hand(robmed: Robmed, concat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robustbench_med.models.weights.weight_folders", lambda: [Path("weights")])
+    monkeypatch.setattr("robustbench_med.models.cards.weight_folders", lambda: [Path("weights")])
     line = refused(robmed, *flags(concat, weights=None))
     assert "no weights of 'concat' on 'phantom' are at hand" in line
     assert not Path("out").exists()

@@ -28,6 +28,7 @@ from robustbench_med.evaluation.plan import Plan
 from robustbench_med.evaluation.probe import Probed, check_fits, probe
 from robustbench_med.models.load import LoadedModel, load_model
 from robustbench_med.models.named import DefenseConfig, DefenseSpec, require_model
+from robustbench_med.models.weights import trained_on
 from robustbench_med.util.config import build, find, read_yaml
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.fields import Fraction
@@ -298,16 +299,18 @@ def weights_caveats(loaded: LoadedModel, whole: Split) -> tuple[str, ...]:
         UserError: they were trained on this data set, split otherwise: test samples may be among
             those they learned.
     """
-    trained_on = loaded.card.get("dataset")
-    if not isinstance(trained_on, dict) or not isinstance(trained_on.get("members"), dict):
+    fingerprint, members = trained_on(loaded.card)
+    if members is None:
         return ("no card says what these weights were trained on; test samples may be among it",)
-    if trained_on.get("name") != whole.info.name:
-        return (f"these weights were trained on {trained_on.get('name')}",)
-    if trained_on["members"].get("test") != whole.members:
+    if (name := loaded.card["dataset"].get("name")) != whole.info.name:
+        return (f"these weights were trained on {name}",)
+    if members != whole.members:
         raise UserError(
             f"{loaded.weights} was trained on another split of {whole.info.name!r}, so test samples may be "
             "among those it learned; import the complete download, or train on your own (robmed train)"
         )
+    if fingerprint not in (None, whole.fingerprint):
+        return ("these weights were trained on other values of these samples: another size, or source",)
     return ()
 
 

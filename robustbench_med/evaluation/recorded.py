@@ -6,7 +6,6 @@ A record may be a stranger's. Nothing that it names is run as code unless whoeve
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,9 @@ from robustbench_med.api.threat import ThreatModel
 from robustbench_med.data.catalog import load_dataset, short_name
 from robustbench_med.evaluation.adversary import make_goal, make_threat_model
 from robustbench_med.evaluation.prepare import RunConfig, Subject, asked_about, looked_at, subset
-from robustbench_med.models.cards import weight_folders
+from robustbench_med.models.cards import nets_at_hand, weight_folders
 from robustbench_med.models.load import LoadedModel, load_recorded
 from robustbench_med.models.named import is_code
-from robustbench_med.models.weights import default_weights
 from robustbench_med.util.config import build
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import given_path, sha256_file
@@ -166,8 +164,7 @@ def _weights(said: Mapping[str, Any], where: Path, config: RunConfig, places: Pl
     found = [where.parent / name]
     if not is_code(str(said["architecture"])):
         found += [folder / data / name for folder in weight_folders()]
-        with suppress(UserError):  # what is said where they are asked for says it better
-            found.append(default_weights(str(said["name"]), data))
+        found += [card.with_suffix(".safetensors") for card in nets_at_hand(str(said["name"]), data)]
     there = [path for path in found if path.is_file()]
     same = [path for path in there if sha256_file(path) == said["weights_sha256"]]
     return next(iter([*same, *there]), None)

@@ -67,17 +67,26 @@ def seed_of(card: Path) -> int:
     return seed if isinstance(seed, int) else 0
 
 
+def nets_at_hand(model: str, dataset: str) -> list[Path]:
+    """The cards of a model's nets on a data set, those of the package first, then of the clone or folder.
+
+    Args:
+        model: its name, or the label of one net of it ("concat-x0.125"), as boards have it.
+    """
+    folders = {(folder / dataset).resolve(): folder / dataset for folder in reversed(weight_folders())}
+    found = [models_in(folder) for folder in reversed(folders.values())]
+    return [card for each in found for card, name in each.items() if model in (name, card.stem)]
+
+
 def net_at(model: str, dataset: str, width: float) -> str:
     """The label of the net at hand of a model, on a data set, of a width; of several seeds the lowest.
 
     Raises:
         UserError: there is none.
     """
-    for folder in weight_folders():
-        cards = [card for card, name in models_in(folder / dataset).items() if name == model]
-        found = [card for card in cards if _width_of(card) == width]
-        if found:
-            return min(found, key=seed_of).stem
+    found = [card for card in nets_at_hand(model, dataset) if _width_of(card) == width]
+    if found:
+        return min(found, key=seed_of).stem
     raise UserError(
         f"no weights of {model!r} of width {width:g} on {dataset!r} are at hand; train them: robmed train "
         f"{dataset} --model {model}"

@@ -102,7 +102,7 @@ def load_model(
         )
     if options:
         raise UserError(f"{model} is a model of this package; {', '.join(options)} are for nets of your own")
-    path = file or default_weights(model if is_label(model) else named.name, short_name(dataset))
+    path = file or default_weights(model if is_label(model) else named.name, short_name(dataset), whole)
     card = read_card(path)
     config = named if is_path(model) or not card else config_from_card(card, str(path.with_suffix(".json")))
     if config.name != named.name:

@@ -11,31 +11,53 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from robustbench_med.api.data import Split
 from robustbench_med.api.model import FusionModel
-from robustbench_med.models.cards import models_in, require_weights, seed_of, trained_model, weight_folders
+from robustbench_med.models.cards import nets_at_hand, require_weights, seed_of, trained_model
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import read_json, replacing
 
 
-def default_weights(model: str, dataset: str) -> Path:
-    """The weights at hand of a model on a data set; of several nets of one name those of the largest, and of
-    several seeds those of the lowest.
+def default_weights(model: str, dataset: str, whole: Split) -> Path:
+    """The weights at hand of a model on a data set.
+
+    Of several, those trained on exactly these data come first: a partial download, or images imported at
+    another size, are others. Then those of the package, so that a name means the same net to everybody; then
+    the largest net's; then the lowest seed's.
 
     Args:
         model: its name, or the label of one net of it ("concat-x0.125"), as boards have it.
+        dataset: the folder's name.
+        whole: the data set's test split.
 
     Raises:
         UserError: there are none.
     """
-    for folder in weight_folders():
-        cards = [card for card, name in models_in(folder / dataset).items() if model in (name, card.stem)]
-        if cards:
-            return max(cards, key=lambda card: (_parameters(card), -seed_of(card))).with_suffix(
-                ".safetensors"
-            )
-    raise UserError(
-        f"no weights of {model!r} on {dataset!r} are at hand; train them (robmed train) or give --weights"
-    )
+    cards = nets_at_hand(model, dataset)
+    if not cards:
+        raise UserError(
+            f"no weights of {model!r} on {dataset!r} are at hand; train them (robmed train) or give --weights"
+        )
+    folders = list(dict.fromkeys(card.parent for card in cards))
+
+    def preferred(card: Path) -> tuple[int, int, int, int]:
+        return _fits(card, whole), -folders.index(card.parent), _parameters(card), -seed_of(card)
+
+    return max(cards, key=preferred).with_suffix(".safetensors")
+
+
+def _fits(card: Path, whole: Split) -> int:
+    """2 where a net was trained on exactly these data, 1 where on the same samples, 0 otherwise."""
+    fingerprint, members = trained_on(read_json(card))
+    return 2 if fingerprint == whole.fingerprint else int(members == whole.members)
+
+
+def trained_on(card: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The fingerprint and the members of the test split that a card names; None where it names none."""
+    said = card.get("dataset")
+    both = [said.get(key) if isinstance(said, dict) else None for key in ("fingerprints", "members")]
+    fingerprint, members = (each.get("test") if isinstance(each, dict) else None for each in both)
+    return fingerprint, members
 
 
 def _parameters(card: Path) -> int:

@@ -294,7 +294,7 @@ def _cells_of(
     dataset, subject = whole.info.name, None
     try:
         named = _net(suite, model, dataset)
-        default_weights(named, dataset)
+        default_weights(named, dataset, whole)
     except UserError as error:
         result.left_out.append(f"{model} on {dataset}: {error}")
         making.announce(f"left out: {result.left_out[-1]}")

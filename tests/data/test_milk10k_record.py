@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from robustbench_med.data.catalog import import_dataset, load_dataset
 from robustbench_med.data.milk10k import LARGE_CLASSES, Milk10k
 from robustbench_med.data.milk10k_record import Milk10kRecord
 from robustbench_med.util.errors import UserError
+from robustbench_med.util.files import sha256_file
 
 pytestmark = pytest.mark.usefixtures("home")
 FREE = {"age", "site=head_neck_face", "site=trunk"}
@@ -96,8 +99,9 @@ def test_the_split_is_that_of_milk10k(milk: FakeMilk) -> None:
 
 @pytest.mark.parametrize("model", ["daft", "healnet"])
 def test_nets_that_take_a_record_are_trained_and_attacked(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """By the line that the training ends with, and by the model's name, which means no net of other data."""
     monkeypatch.chdir(tmp_path)
     fake = build_milk(tmp_path / "milk", per_class=6, classes=LARGE_CLASSES)
     for number, row in enumerate(fake.metadata):  # both photographs of a lesion follow each other
@@ -107,8 +111,13 @@ def test_nets_that_take_a_record_are_trained_and_attacked(
     recipe = f"model: {model}\ndataset: milk10k-record\nmodel_options: {{width: 0.0625}}\nepochs: 1\n"
     (tmp_path / "recipe.yaml").write_text(recipe + "batch_size: 8\n")
     assert cli.main(["train", "recipe.yaml"]) == 0
-    attack = ["--attack", "pgd", "--steps", "2", "--samples", "0", "--no-picture"]
-    assert cli.main(["run", "--model", model, "--data", "milk10k-record", *attack]) == 0
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[-3:])
+    attack = ["--steps", "2", "--samples", "0", "--no-picture"]
+    assert cli.main([*shlex.split(said["attack"])[1:], *attack]) == 0
+    by_name = ["run", "--model", model, "--data", "milk10k-record", "--attack", "pgd"]
+    assert cli.main([*by_name, *attack]) == 0
+    (record,) = Path("runs").glob("*/record.json")  # the same run
+    assert json.loads(record.read_text())["model"]["weights_sha256"] == sha256_file(Path(said["weights"]))
 
 
 def test_an_age_that_is_none(milk: FakeMilk) -> None:

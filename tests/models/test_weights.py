@@ -18,7 +18,6 @@ from torch import Tensor
 from robustbench_med.api.data import Split
 from robustbench_med.data.phantom_volume import PhantomVolume
 from robustbench_med.evaluation.identity import CARD, NET
-from robustbench_med.models import weights as weights_module
 from robustbench_med.models.cards import models_in, net_at
 from robustbench_med.models.load import load_model
 from robustbench_med.models.named import (
@@ -174,15 +173,14 @@ def shelf(concat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     (folder / "folder.json").mkdir()
     shutil.copy(concat, folder / "bad.safetensors")
     (folder / "bad.json").write_text('{"model": {"na')
-    monkeypatch.setattr(weights_module, "weight_folders", lambda: [tmp_path / "weights"])
     monkeypatch.setattr("robustbench_med.models.cards.weight_folders", lambda: [tmp_path / "weights"])
     return folder
 
 
 def test_a_broken_card_costs_only_its_own_weights(
-    shelf: Path, robmed: Robmed, capfd: pytest.CaptureFixture[str]
+    shelf: Path, phantom: Split, robmed: Robmed, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert default_weights("concat", "phantom") == shelf / "good.safetensors"
+    assert default_weights("concat", "phantom", phantom) == shelf / "good.safetensors"
     assert models_in(shelf) == {shelf / "good.json": "concat"}
     warning = (
         f"robmed: warning: {shelf / 'bad.json'} is not a model card, so the weights beside it are passed over"
@@ -263,21 +261,48 @@ def test_long_labels_stay_apart() -> None:
     assert max(map(len, labels)) == LONGEST_LABEL
 
 
+def on_shelf(config: ModelConfig, whole: Split, folder: Path, **dataset: Any) -> Path:
+    """Untrained weights of a net and their card, in the folder of the data set."""
+    path = folder / whole.info.name / f"{config.label}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    net = build_model(config, whole.info)
+    save_weights(net, path)
+    said = {"sha256": sha256_file(path), "parameters": sum(p.numel() for p in net.parameters())}
+    card = {"model": card_model(config), "weights": said, "dataset": dataset}
+    path.with_suffix(".json").write_text(json.dumps(card))
+    return path
+
+
+def test_a_name_means_a_net_of_these_data(
+    phantom: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of other pixels or samples, however large or near at hand it is; else that of the package."""
+    package, own = tmp_path / "package", tmp_path / "own"
+    monkeypatch.setattr("robustbench_med.models.cards.weight_folders", lambda: [package, own])
+    other = {"fingerprints": {"test": "0"}, "members": {"test": "0"}}
+    same = {"fingerprints": {"test": phantom.fingerprint}, "members": {"test": phantom.members}}
+    named = [model_config("gated").with_options({"width": width}) for width in (1 / 32, 1 / 16, 3 / 32)]
+    small, middle, large = named
+    foreign = on_shelf(large, phantom, package, **other)
+    assert default_weights("gated", "phantom", phantom) == foreign
+    resized = on_shelf(middle, phantom, own, **same | {"fingerprints": other["fingerprints"]})
+    assert default_weights("gated", "phantom", phantom) == resized
+    fits = on_shelf(small, phantom, own, **same)
+    assert default_weights("gated", "phantom", phantom) == fits
+    shipped_too = on_shelf(small, phantom, package, **same)
+    assert default_weights("gated", "phantom", phantom) == shipped_too
+    assert default_weights("gated-x0.09375", "phantom", phantom) == foreign
+
+
 def test_the_label_of_a_net_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A board says "gated-x0.03125"; of several nets of one name the largest is meant by the name, and of
     several seeds the lowest.
     """
     monkeypatch.chdir(tmp_path)
-    info = PhantomVolume().load("test").info
+    whole = PhantomVolume().load("test")
     for width, seed in ((1 / 32, 0), (1 / 16, 3), (1 / 16, 0), (1 / 16, 1)):
         config = replace(model_config("gated").with_options({"width": width}), seed=seed)
-        path = tmp_path / "weights" / "phantom-volume" / f"{config.label}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        net = build_model(config, info)
-        save_weights(net, path)
-        count = sum(p.numel() for p in net.parameters())
-        said = {"sha256": sha256_file(path), "parameters": count}
-        path.with_suffix(".json").write_text(json.dumps({"model": card_model(config), "weights": said}))
+        on_shelf(config, whole, tmp_path / "weights")
     assert load_model("gated", "phantom-volume").config.label == "gated-x0.0625"
     for label in ("gated-x0.03125", "gated-x0.0625-seed1", "gated-x0.0625-seed3"):
         assert load_model(label, "phantom-volume").config.label == label

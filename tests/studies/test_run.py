@@ -276,21 +276,26 @@ def test_the_record_repeats_the_run(weights: dict[str, Path], tmp_path: Path) ->
     assert stable(rows(repeated.leaderboard)[0]) == stable(rows(result.leaderboard)[0])
 
 
+OTHER_VALUES = "these weights were trained on other values of these samples: another size, or source"
+
+
 @pytest.mark.parametrize(
-    ("trained_on", "caveat"),
+    ("trained_on", "fingerprint", "caveat"),
     [
-        (None, ["no card says what these weights were trained on; test samples may be among it"]),
-        ("elsewhere", ["these weights were trained on elsewhere"]),
-        ("phantom", []),
+        (None, "", ["no card says what these weights were trained on; test samples may be among it"]),
+        ("elsewhere", "", ["these weights were trained on elsewhere"]),
+        ("phantom", "", []),
+        ("phantom", "0", [OTHER_VALUES]),
     ],
 )
 def test_the_record_says_what_is_known_of_the_training(
-    trained_on: str | None, caveat: list[str], concat: Path, phantom: Split, tmp_path: Path
+    trained_on: str | None, fingerprint: str, caveat: list[str], concat: Path, phantom: Split, tmp_path: Path
 ) -> None:
     path = concat.with_suffix(".json")
     card = json.loads(path.read_text())
     if trained_on:
         card["dataset"] = {"name": trained_on, "members": {"test": phantom.members}}
+        card["dataset"]["fingerprints"] = {"test": fingerprint or phantom.fingerprint}
     path.write_text(json.dumps(card))
     result = run(config({"concat": concat}, tmp_path))
     assert result.record["model"]["caveats"] == caveat
