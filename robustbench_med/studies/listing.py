@@ -20,6 +20,7 @@ from robustbench_med.evaluation.attacks import ATTACKS
 from robustbench_med.models.cards import trained
 from robustbench_med.models.named import ARCHITECTURES, DEFENSES, model_config, variant_of
 from robustbench_med.studies.sources import OWN, read_plugin
+from robustbench_med.training.settings import read_settings
 from robustbench_med.util.config import read_yaml, shipped
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import read_text
@@ -70,13 +71,14 @@ def _dataset(name: str, what: str, page: str, access: str, whose: str) -> tuple[
 
 def _told(what: str, path: Path) -> str:
     """A line about a shipped config: its title, what a recipe trains, or the comment it starts with."""
-    said = read_yaml(path)
-    if "title" in said:
-        return str(said["title"])
     if what == "recipes":
+        said, _ = read_settings(path)
         model = said.get("model", "any model (--model NAME)")
         attacked = ", on attacked inputs" if said.get("adversarial") else ""
         return f"{model} on {said['dataset']}, {said['epochs']} epochs{attacked}"
+    said = read_yaml(path)
+    if "title" in said:
+        return str(said["title"])
     comment = [line.lstrip("# ") for line in read_text(path).splitlines() if line.startswith("#")]
     first, _, _ = " ".join(comment).partition(". ")
     return first.partition(": ")[0].rstrip(".") if len(first) > 90 else first.rstrip(".")

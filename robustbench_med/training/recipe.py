@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from robustbench_med.models.named import require_model, variant_of
 from robustbench_med.training.augment import Augmentation
 from robustbench_med.training.opponent import AdversarialTraining
-from robustbench_med.util.config import build, find, read_yaml
+from robustbench_med.training.settings import over, read_settings
+from robustbench_med.util.config import build, find
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.fields import Fraction
 
@@ -97,6 +97,10 @@ def train_config(name: str, model: str = "") -> TrainConfig:
         members:
           robust-mail: {learning_rate: 1.0e-2, noise_warmup: 0.25}
 
+    A recipe that is ``like`` another has that one's settings, variants and members but for what it says
+    itself. What is otherwise is put on top in this order: recipe, variant, member; of ``model_options`` one
+    by one.
+
     Args:
         model: what to train instead of the recipe's own; a model's name or a config's path.
 
@@ -104,32 +108,17 @@ def train_config(name: str, model: str = "") -> TrainConfig:
         UserError: unknown name, a config that does not parse, or no model in either place.
     """
     path = find("recipe", "train", name)
-    values = read_yaml(path)
-    given = {kind: _otherwise(values, kind, path) for kind in ("variants", "members")}
-    for member in given["members"]:
+    shared, otherwise = read_settings(path)
+    for member in otherwise["members"]:
         require_model(str(member))
-    chosen = model or values.get("model")
+    chosen = model or shared.get("model")
     if not chosen:
         raise UserError(f"{path} is a recipe for many models; name one (--model concat)")
     base, variant = variant_of(chosen)
-    if given["variants"] and variant and variant not in given["variants"]:
-        raise UserError(f"{path} has no variant {variant!r}; it has {', '.join(given['variants'])}")
-    own = [
-        given["variants"].get(variant, {}),
-        *(given["members"].get(m, {}) for m in dict.fromkeys((base, chosen))),
-    ]
-    for each in own:
-        values |= each
+    variants, members = otherwise["variants"], otherwise["members"]
+    if variants and variant and variant not in variants:
+        raise UserError(f"{path} has no variant {variant!r}; it has {', '.join(variants)}")
+    values = shared
+    for own in (variants.get(variant, {}), *(members.get(m, {}) for m in dict.fromkeys((base, chosen)))):
+        values = over(values, own)
     return build(TrainConfig, {**values, "model": chosen}, str(path))
-
-
-def _otherwise(values: dict[str, Any], kind: str, path: Path) -> dict[str, dict[str, Any]]:
-    """Take ``variants`` or ``members`` out of a recipe.
-
-    Raises:
-        UserError: no mappings by name.
-    """
-    found = values.pop(kind, {})
-    if not isinstance(found, dict) or not all(isinstance(own, dict) for own in found.values()):
-        raise UserError(f"{path}: {kind} must hold, by name, what is otherwise for it")
-    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,33 @@ def test_a_variant_of_a_member_has_both_their_settings(tmp_path: Path) -> None:
     assert (gated.model, gated.epochs) == ("gated-at", 3)
     assert gated.adversarial is not None
     assert (mail.epochs, mail.gradient_clip, mail.weight_decay) == (5, 0.0, 0.5)
+
+
+def test_a_member_keeps_the_options_that_it_says_nothing_of(tmp_path: Path) -> None:
+    """Its variant's width, too: a member that needs no dropout is as wide as the others."""
+    text = VARIED.replace("at: {epochs", "at: {model_options: {width: 0.125}, epochs")
+    name = written(tmp_path, text.replace("mail: {", "mail: {model_options: {dropout: 0.0}, "))
+    assert train_config(name, "mail").model_options == {"width": 0.0625, "dropout": 0.0}
+    assert train_config(name, "mail-at").model_options == {"width": 0.125, "dropout": 0.0}
+    assert train_config(name, "gated-at").model_options == {"width": 0.125}
+
+
+def test_a_recipe_is_like_another_but_for_what_it_says(tmp_path: Path) -> None:
+    shared = written(tmp_path, VARIED)
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        f"like: {shared}\nmodel_options: {{width: 0.5}}\nepochs: 7\nmembers: {{gated: {{epochs: 8}}}}\n"
+    )
+    for model in ("concat", "mail", "gated-at"):
+        epochs = {"concat": 7, "mail": 5, "gated-at": 8}[model]
+        expected = replace(train_config(shared, model), model_options={"width": 0.5}, epochs=epochs)
+        assert train_config(str(own), model) == expected
+    (tmp_path / "third.yaml").write_text(f"like: {own}\n")
+    with pytest.raises(UserError, match=f"own.yaml is itself like {shared}; name that one"):
+        train_config(str(tmp_path / "third.yaml"), "mail")
+    own.write_text("like: phantm\n")
+    with pytest.raises(UserError, match="unknown recipe 'phantm'"):
+        train_config(str(own), "mail")
 
 
 def test_a_variant_that_a_recipe_does_not_have_is_refused(tmp_path: Path) -> None:
