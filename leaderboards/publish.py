@@ -1,8 +1,8 @@
 """Make everything published in this folder: python leaderboards/publish.py [RUNS] [--suite NAME] [--again].
 
-Runs what of a suite (``robust-mail``, ``zoo``) has no record in ``records/`` yet (all of it takes hours
-on two cores; finished runs under RUNS are read back), adds the new records there, and writes a CSV a data
-set from all of them and the suite's table and figure. To make a row again, delete its record first; with
+Runs what of a suite (``robust-mail``, ``zoo``, ``wide``) has no record in ``records/`` yet (all of it takes
+hours on two cores; finished runs under RUNS are read back), adds the new records there, and writes a CSV a
+data set from all of them and the suite's table and figure. To make a row again, delete its record first; with
 --again all that other code made are made anew. --plan says what would be made, --workers shares it out.
 Nothing is written when a run failed.
 """
@@ -30,7 +30,7 @@ from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import read_json, write_json
 
 HERE = Path(__file__).parent
-SUITES = ("robust-mail", "zoo")
+SUITES = ("robust-mail", "zoo", "wide")
 
 
 def main() -> int:
