@@ -28,7 +28,7 @@ from robustbench_med.evaluation.plan import Plan
 from robustbench_med.evaluation.probe import Probed, check_fits, probe
 from robustbench_med.models.load import LoadedModel, load_model
 from robustbench_med.models.named import DefenseConfig, DefenseSpec, require_model
-from robustbench_med.models.weights import trained_on
+from robustbench_med.models.weights import require_same_split, trained_on
 from robustbench_med.util.config import build, find, read_yaml
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.fields import Fraction
@@ -296,19 +296,15 @@ def weights_caveats(loaded: LoadedModel, whole: Split) -> tuple[str, ...]:
     """What a reader must know about where the weights come from.
 
     Raises:
-        UserError: they were trained on this data set, split otherwise: test samples may be among
-            those they learned.
+        UserError: see ``require_same_split``.
     """
     fingerprint, members = trained_on(loaded.card)
     if members is None:
         return ("no card says what these weights were trained on; test samples may be among it",)
     if (name := loaded.card["dataset"].get("name")) != whole.info.name:
         return (f"these weights were trained on {name}",)
-    if members != whole.members:
-        raise UserError(
-            f"{loaded.weights} was trained on another split of {whole.info.name!r}, so test samples may be "
-            "among those it learned; import the complete download, or train on your own (robmed train)"
-        )
+    if loaded.weights is not None:
+        require_same_split(loaded.card, loaded.weights, whole)
     if fingerprint not in (None, whole.fingerprint):
         return ("these weights were trained on other values of these samples: another size, or source",)
     return ()

@@ -39,6 +39,7 @@ from robustbench_med.models.weights import (
     load_weights,
     read_card,
     require_own_card,
+    require_same_split,
 )
 from robustbench_med.models.wrap import Wrap
 from robustbench_med.util.config import build
@@ -109,7 +110,11 @@ def load_model(
         raise UserError(
             f"{path} holds weights of {config.name!r}, not {named.name!r}; say --model {config.name}"
         )
-    return _built(config.with_defenses(defenses), path, card, whole, device)
+    try:
+        return _built(config.with_defenses(defenses), path, card, whole, device)
+    except UserError:
+        require_same_split(card, path, whole)  # a part of the data may have fewer columns or classes
+        raise
 
 
 def _built(

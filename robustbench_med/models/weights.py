@@ -60,6 +60,21 @@ def trained_on(card: Mapping[str, Any]) -> tuple[str | None, str | None]:
     return fingerprint, members
 
 
+def require_same_split(card: Mapping[str, Any], weights: Path, whole: Split) -> None:
+    """Make sure that no test sample is among those that a net learned, as far as its card says.
+
+    Raises:
+        UserError: it was trained on this data set, split otherwise.
+    """
+    _, members = trained_on(card)
+    if members in (None, whole.members) or card["dataset"].get("name") != whole.info.name:
+        return
+    raise UserError(
+        f"{weights} was trained on another split of {whole.info.name!r}, so test samples may be among those "
+        "it learned; import the complete download, or train on your own (robmed train)"
+    )
+
+
 def _parameters(card: Path) -> int:
     said = read_json(card).get("weights")
     count = said.get("parameters") if isinstance(said, dict) else None

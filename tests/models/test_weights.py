@@ -261,6 +261,9 @@ def test_long_labels_stay_apart() -> None:
     assert max(map(len, labels)) == LONGEST_LABEL
 
 
+OTHER_SPLIT = {"name": "phantom", "members": {"test": "0"}}
+
+
 def on_shelf(config: ModelConfig, whole: Split, folder: Path, **dataset: Any) -> Path:
     """Untrained weights of a net and their card, in the folder of the data set."""
     path = folder / whole.info.name / f"{config.label}.safetensors"
@@ -292,6 +295,20 @@ def test_a_name_means_a_net_of_these_data(
     shipped_too = on_shelf(small, phantom, package, **same)
     assert default_weights("gated", "phantom", phantom) == shipped_too
     assert default_weights("gated-x0.09375", "phantom", phantom) == foreign
+
+
+def test_weights_that_do_not_fit_a_part_of_their_data_say_that(phantom: Split, tmp_path: Path) -> None:
+    """Fewer columns or classes make another architecture, which is not what is to be mended."""
+    path = on_shelf(model_config("gated").with_options({"width": 1 / 16}), phantom, tmp_path)
+    card = json.loads(path.with_suffix(".json").read_text())
+    card["model"]["options"]["width"] = 1 / 32
+    for dataset, said in (
+        ({}, "another architecture"),
+        (OTHER_SPLIT, "trained on another split of 'phantom'"),
+    ):
+        path.with_suffix(".json").write_text(json.dumps(card | {"dataset": dataset}))
+        with pytest.raises(UserError, match=said):
+            load_model("gated", "phantom", str(path), whole=phantom)
 
 
 def test_the_label_of_a_net_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
