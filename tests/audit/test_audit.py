@@ -285,6 +285,17 @@ def test_robmed_audit_prints_every_check(concat: Path, capsys: pytest.CaptureFix
     assert not list(runs.glob("*/audit"))
 
 
+# A whole audit, with attacks of few steps: what they find is tested elsewhere.
+SHORT = """\
+longer: 2
+more_draws: 2
+strong: {role: unbounded, attack: pgd, options: {steps: 4, loss: margin}}
+others:
+  - {role: noise, attack: uniform-noise}
+  - {role: scores, attack: square, options: {queries: 10}}
+"""
+
+
 def test_a_finished_run_is_audited_without_another_attack(
     weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,7 +306,9 @@ def test_a_finished_run_is_audited_without_another_attack(
     first = run(config)
     for attacks in ("_evaluated", "_searched"):
         monkeypatch.setattr(pipeline.Work, attacks, None)  # whoever calls one fails
-    second = run(config, "quick")
+    short = tmp_path / "short.yaml"
+    short.write_text(SHORT)
+    second = run(config, str(short))
     assert second.record["audit"]["complete"]
     for kept in ("run", "accuracy", "eot_curve", "cost", "started"):
         assert second.record[kept] == first.record[kept]
