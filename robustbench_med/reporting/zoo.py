@@ -120,5 +120,6 @@ def _point(axis: Any, run: Mapping[str, Any]) -> tuple[float, float]:
     x, y = 100 * accuracy["clean"]["value"], 100 * accuracy["robust"]["value"]
     color = RESISTING if variant_of(run["model"]["name"])[1] else USUAL
     face = color if is_undoubted(run) else "none"
-    axis.scatter(x, y, s=PER_MAC * run["model"]["macs"] / 1e6, facecolor=face, edgecolor=color, alpha=0.7)
+    size = PER_MAC * run["model"]["macs"] / 1e6
+    axis.scatter(x, y, s=size, facecolor=face, edgecolor=color, alpha=0.7, clip_on=False)
     return x, y
