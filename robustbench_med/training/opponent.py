@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -25,6 +25,16 @@ from robustbench_med.util.seeding import derive
 
 
 @dataclass(frozen=True)
+class Attacking:
+    """One of the attacks of a training: its name, and fields of it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    attack: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class AdversarialTraining:
     """How a net is trained to resist.
 
@@ -38,8 +48,9 @@ class AdversarialTraining:
     the best validation accuracy under the same attack, of all modalities together.
 
     Attributes:
-        attack: a name, usually "pgd" with ``keep: last``, which climbs on after success.
-        options: fields of the attack; TRADES takes its steps and their size.
+        attack: a name, usually "pgd" with ``keep: last``, which climbs on after success; or several, with
+            options of their own, of which every step takes the next (validation: the first).
+        options: fields of the one attack; TRADES takes its steps and their size.
         trades: 1/λ of TRADES, 6 in the paper; 0 for PGD-AT.
         in_turn: attack one modality a step, the first in the first step of an epoch.
         eps: radius of every modality, or of each by name (modalities without one stay clean), in units of
@@ -50,7 +61,7 @@ class AdversarialTraining:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    attack: str
+    attack: str | Sequence[Attacking]
     eps: Fraction | Mapping[str, Fraction] | None = None
     norm: str = "linf"
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -70,6 +81,15 @@ class AdversarialTraining:
             raise UserError("recipe: adversarial: trades goes with attack pgd and eot 1")
         if self.trades and self.in_turn:
             raise UserError("recipe: adversarial: say trades or in_turn, not both")
+        if not self.attack:
+            raise UserError("recipe: adversarial: attack names none; say pgd, or list several")
+        if self.options and not isinstance(self.attack, str):
+            raise UserError("recipe: adversarial: of several attacks each has options of its own")
+
+    @property
+    def attacks(self) -> Sequence[Attacking]:
+        """Of which every step of an epoch takes the next, over and over."""
+        return [Attacking(self.attack, self.options)] if isinstance(self.attack, str) else self.attack
 
 
 @dataclass
@@ -77,43 +97,50 @@ class Opponent:
     """The adversary of a training.
 
     Attributes:
+        attacks: of which every step of an epoch takes the next.
         threat: at its full radii.
         scale: share of the radii in use.
     """
 
     model: FusionModel
-    attack: Attack
+    attacks: Sequence[Attack]
     threat: ThreatModel
     goal: Goal
     eot: int
     seed: int
     scale: float = 1.0
 
-    def attacked(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+    def attacked(self, batch: Batch, epoch: int, step: int = 0) -> dict[str, Tensor]:
         """Adversarial inputs for a batch; leaves the model's mode and its stream of noise as they were."""
-        return self._attacked(batch, epoch, self.threat)
+        return self._attacked(batch, epoch, step, self.threat)
 
-    def of_turn(self, batch: Batch, epoch: int, turn: int) -> dict[str, Tensor]:
-        """As ``attacked``, of one modality: the ``turn``-th, counted round and round."""
+    def of_turn(self, batch: Batch, epoch: int, step: int) -> dict[str, Tensor]:
+        """As ``attacked``, of one modality: the ``step``-th, counted round and round.
+
+        Of several attacks each takes all modalities before the next has its turn.
+        """
         names = list(self.threat.budgets)
-        name = names[turn % len(names)]
-        return self._attacked(batch, epoch, ThreatModel({name: self.threat.budgets[name]}))
+        name = names[step % len(names)]
+        return self._attacked(
+            batch, epoch, step // len(names), ThreatModel({name: self.threat.budgets[name]})
+        )
 
     def diverging(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """Inputs whose answers diverge from the clean ones, as far as the attack's steps drive them.
 
         Zhang et al. 2019, Algorithm 1: signed steps up the divergence, from a random point of the ball.
         """
-        assert isinstance(self.attack, Stepping)
+        (attack,) = self.attacks
+        assert isinstance(attack, Stepping)
         threat, clean = self.threat.scaled(self.scale), batch.inputs
         lengths = {n: b.epsilon / 4 for n, b in threat.budgets.items()}
-        if self.attack.step_size is not None:
-            lengths = dict.fromkeys(lengths, self.attack.step_size)
+        if attack.step_size is not None:
+            lengths = dict.fromkeys(lengths, attack.step_size)
         with self._at_rest():
             with torch.no_grad():
                 usual = self.model(clean)
             current = threat.random_start(clean, batch.ids, self._seed(epoch))
-            for _ in range(self.attack.steps):
+            for _ in range(attack.steps):
                 moving = {n: current[n].detach().requires_grad_() for n in threat.budgets}
                 apart = divergence(self.model, self.model({**current, **moving}), usual, batch.labels)
                 gradients = torch.autograd.grad(apart, list(moving.values()))
@@ -121,11 +148,12 @@ class Opponent:
                 current = threat.project(climbed, clean)
         return _detached(current)
 
-    def _attacked(self, batch: Batch, epoch: int, threat: ThreatModel) -> dict[str, Tensor]:
+    def _attacked(self, batch: Batch, epoch: int, step: int, threat: ThreatModel) -> dict[str, Tensor]:
+        attack = self.attacks[step % len(self.attacks)]
         scaled, seed = threat.scaled(self.scale), self._seed(epoch)
         target = Target(self.model, scaled, self.goal, self.eot, seed, Passes())
         with self._at_rest():
-            return _detached(self.attack.perturb(target, batch))
+            return _detached(attack.perturb(target, batch))
 
     def _seed(self, epoch: int) -> int:
         return derive(self.seed, "opponent", epoch)
@@ -183,6 +211,6 @@ def opponent_of(
     Raises:
         UserError: an attack or a radius that does not fit the data set.
     """
-    attack = make_attack(adversarial.attack, adversarial.options)
+    attacks = [make_attack(each.attack, each.options) for each in adversarial.attacks]
     threat = make_threat_model(adversarial.eps, adversarial.norm, (), info).to(device)
-    return Opponent(model, attack, threat, Goal(info.heads), adversarial.eot, seed)
+    return Opponent(model, attacks, threat, Goal(info.heads), adversarial.eot, seed)

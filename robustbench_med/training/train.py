@@ -271,11 +271,9 @@ class Trainer:
         assert self.opponent is not None
         assert self.config.adversarial is not None
         asked, epoch = self.config.adversarial, self.progress.epoch
-        if asked.in_turn:
-            inputs = self.opponent.of_turn(batch, epoch, number)
-            return self._plain(dataclasses.replace(batch, inputs=inputs))
         if not asked.trades:
-            return self._plain(dataclasses.replace(batch, inputs=self.opponent.attacked(batch, epoch)))
+            attacked = self.opponent.of_turn if asked.in_turn else self.opponent.attacked
+            return self._plain(dataclasses.replace(batch, inputs=attacked(batch, epoch, number)))
         driven = self.opponent.diverging(batch, epoch)
         usual = self.model(batch.inputs)
         apart = divergence(self.model, self.model(driven), usual, batch.labels)

@@ -10,7 +10,7 @@ import pytest
 from conftest import Robmed
 
 from robustbench_med.models.named import ARCHITECTURES, model_config
-from robustbench_med.training.opponent import AdversarialTraining
+from robustbench_med.training.opponent import AdversarialTraining, Attacking
 from robustbench_med.training.recipe import train_config
 from robustbench_med.util.config import shipped
 from robustbench_med.util.errors import UserError
@@ -110,6 +110,9 @@ def test_a_variant_is_its_model_otherwise_trained() -> None:
         ({"attack": "fgsm", "trades": 6}, "trades goes with attack pgd"),
         ({"attack": "pgd", "trades": 6, "eot": 2}, "trades goes with attack pgd and eot 1"),
         ({"attack": "pgd", "trades": 6, "in_turn": True}, "trades or in_turn, not both"),
+        ({"attack": []}, "attack names none"),
+        ({"attack": [Attacking("pgd")], "trades": 6}, "trades goes with attack pgd"),
+        ({"attack": [Attacking("pgd")], "options": {"steps": 2}}, "each has options of its own"),
     ],
 )
 def test_an_adversary_that_is_wrong_is_refused(options: dict[str, Any], said: str) -> None:

@@ -19,7 +19,13 @@ from robustbench_med.models.named import build_model, model_config
 from robustbench_med.models.weights import load_weights
 from robustbench_med.training import train as training
 from robustbench_med.training.card import answers_on
-from robustbench_med.training.opponent import AdversarialTraining, Opponent, divergence, opponent_of
+from robustbench_med.training.opponent import (
+    AdversarialTraining,
+    Attacking,
+    Opponent,
+    divergence,
+    opponent_of,
+)
 from robustbench_med.training.recipe import TrainConfig
 from robustbench_med.training.train import train
 from robustbench_med.util.errors import UserError
@@ -82,6 +88,23 @@ def test_each_modality_has_its_turn_and_the_others_stay_bit_for_bit(batch: Batch
         found = opponent.of_turn(batch, 0, turn)
         moved = [name for name in names if not torch.equal(found[name], batch.inputs[name])]
         assert moved == [names[turn % len(names)]]
+
+
+def test_of_several_attacks_each_has_its_turn(net: FusionModel, split: Split, batch: Batch) -> None:
+    still = Attacking("pgd", {"steps": 2, "random_start": False})
+    several = AdversarialTraining([Attacking("pgd", {"steps": 2}), still, Attacking("mi-fgsm", {"steps": 2})])
+    both = opponent_of(several, 0, "cpu", net, split.info)
+    alone = [
+        opponent_of(AdversarialTraining(each.attack, options=each.options), 0, "cpu", net, split.info)
+        for each in several.attacks
+    ]
+    first = [each.attacked(batch, 0) for each in alone]
+    assert not any(torch.equal(first[0]["mr"], other["mr"]) for other in first[1:])
+    for step in range(2 * len(alone)):
+        torch.testing.assert_close(both.attacked(batch, 0, step), first[step % len(alone)], rtol=0, atol=0)
+    names = list(batch.inputs)
+    turned = both.of_turn(batch, 0, len(names))  # all modalities had the first attack
+    torch.testing.assert_close(turned, alone[1].of_turn(batch, 0, 0), rtol=0, atol=0)
 
 
 def test_a_stopped_radius_stops_what_diverges(batch: Batch, opponent: Opponent) -> None:

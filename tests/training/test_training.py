@@ -114,8 +114,9 @@ def test_the_card(tmp_path: Path, splits: dict[str, Split]) -> None:
         {"adversarial": {"attack": "pgd", "eps": "4/255", "options": {"steps": 2}, "warmup": 0.5}},
         {"adversarial": {"attack": "pgd", "options": {"steps": 2}, "trades": 6}, "half_precision": True},
         {"adversarial": {"attack": "pgd", "options": {"steps": 2}, "in_turn": True}},
+        {"adversarial": {"attack": [{"attack": "pgd", "options": {"steps": 2}}, {"attack": "fgsm"}]}},
     ],
-    ids=["concat", "robust-mail-rpf", "adversarial", "trades", "in turn"],
+    ids=["concat", "robust-mail-rpf", "adversarial", "trades", "in turn", "several attacks"],
 )
 def test_a_stopped_training_ends_with_the_same_weights(
     changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -241,8 +242,8 @@ def test_training_images_are_attacked_within_their_radii(
     assert opponent is not None
     original = opponent.attacked
 
-    def spy(batch: Batch, epoch: int) -> dict[str, Tensor]:
-        moved = original(batch, epoch)
+    def spy(batch: Batch, epoch: int, step: int) -> dict[str, Tensor]:
+        moved = original(batch, epoch, step)
         assert torch.equal(moved["ct"], batch.inputs["ct"])
         seen.append(float((moved["mr"] - batch.inputs["mr"]).abs().max()))
         return moved
