@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,11 @@ import pandas as pd
 
 from robustbench_med.evaluation.prepare import RunConfig
 from robustbench_med.measure.accuracy import EVERY
-from robustbench_med.models.cards import models_in, weight_folders
+from robustbench_med.models.cards import weight_folders
 from robustbench_med.studies.run import checked, run
 from robustbench_med.studies.suite import Suite
-from robustbench_med.training.recipe import TrainConfig, train_config
+from robustbench_med.training.card import made_by
+from robustbench_med.training.recipe import train_config
 from robustbench_med.training.train import train
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import read_json, write_text
@@ -81,13 +81,6 @@ def trained(model: str, seed: int, out: Path) -> Path:
         command = f"robmed train {RECIPE} --model {model} --seed {seed}"
         found = train(recipe, mine, command).card
     return found
-
-
-def made_by(recipe: TrainConfig, folder: Path) -> Iterator[Path]:
-    """The cards in a folder of nets that this recipe made."""
-    for card, name in models_in(folder).items():
-        if name == recipe.model and read_json(card)["training"]["config"] == dataclasses.asdict(recipe):
-            yield card
 
 
 def scored(model: str, card: Path, seed: int, out: Path) -> Row:

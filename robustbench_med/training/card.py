@@ -6,7 +6,7 @@ import math
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from robustbench_med.evaluation.plan import load_batch
 from robustbench_med.evaluation.scoring import scores
 from robustbench_med.measure import statistics
 from robustbench_med.measure.accuracy import Answers, answers
+from robustbench_med.models.cards import models_in
 from robustbench_med.models.named import ModelConfig, card_model
 from robustbench_med.training.opponent import Opponent
 from robustbench_med.training.recipe import TrainConfig
-from robustbench_med.util.files import sha256_file
+from robustbench_med.util.files import read_json, sha256_file
 from robustbench_med.util.versions import versions
 
 SCORING_DRAWS = 10
@@ -56,6 +57,13 @@ def balanced_accuracy(found: Answers) -> float:
         if (known := found.known[:, q]).any()
     ]
     return float(np.mean(each))
+
+
+def made_by(config: TrainConfig, folder: Path) -> Iterator[Path]:
+    """The cards in a folder of nets that this recipe made."""
+    for found, model in models_in(folder).items():
+        if model == config.model and read_json(found)["training"]["config"] == asdict(config):
+            yield found
 
 
 def card(
