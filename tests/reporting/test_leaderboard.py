@@ -11,6 +11,7 @@ from dataclasses import asdict
 from importlib.util import module_from_spec, spec_from_file_location
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -26,6 +27,7 @@ from robustbench_med.reporting import leaderboard, zoo
 from robustbench_med.reporting.suite import table
 from robustbench_med.studies.records import read_record
 from robustbench_med.studies.suite import Suite
+from robustbench_med.util.config import read_yaml
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import read_json
 
@@ -216,15 +218,34 @@ def test_the_page_of_the_zoo_shows_what_the_records_say(name: str, least: int) -
     assert written.partition("\n\n")[2].rstrip() in page
 
 
-def test_trainings_of_several_seeds_are_what_the_records_say() -> None:
-    """A net that is published, too, reaches the same there; the table and the page follow from the rows."""
-    folder = ROOT / "leaderboards"
-    spec = spec_from_file_location("seeds", folder / "seeds.py")
+def script(name: str) -> ModuleType:
+    """A script of the folder of boards, as a module."""
+    spec = spec_from_file_location(name, ROOT / "leaderboards" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    seeds = module_from_spec(spec)
-    sys.modules["seeds"] = seeds
-    spec.loader.exec_module(seeds)
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_search_for_a_recipe_is_what_its_trainings_say() -> None:
+    """Table and page follow from the rows; every row is of a trial that can be repeated."""
+    folder, search = ROOT / "leaderboards" / "trainings", script("search")
+    rows = [search.Row(*row) for row in pd.read_csv(folder / "search.csv").itertuples(index=False)]
+    written = (folder / "search.md").read_text(encoding="utf-8")
+    assert written == search.table(rows)
+    assert written in (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8")
+    repeatable = {(name, config.model): config for name, config in search.trials(read_yaml(search.SEARCH))}
+    assert {(row.trial, row.model) for row in rows} == set(repeatable)
+    assert len({row.weights_sha256 for row in rows}) == len(rows) >= 8
+    for row in rows:
+        assert row.best_epoch < row.epochs == repeatable[row.trial, row.model].epochs
+
+
+def test_trainings_of_several_seeds_are_what_the_records_say() -> None:
+    """A net that is published, too, reaches the same there; the table and the page follow from the rows."""
+    folder, seeds = ROOT / "leaderboards", script("seeds")
     rows = pd.read_csv(folder / "trainings" / "phantom.csv")
     written = (folder / "trainings" / "phantom.md").read_text(encoding="utf-8")
     assert written == seeds.table(rows)
