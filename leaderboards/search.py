@@ -60,8 +60,17 @@ def main() -> int:
 
 
 def searched(out: Path, names: Sequence[str] | None, models: Sequence[str] | None) -> Iterator[Row]:
-    """Train what is asked for and not finished yet; whatever is finished has a row."""
-    for trial, config in trials(read_yaml(SEARCH)):
+    """Train what is asked for and not finished yet; whatever is finished has a row.
+
+    Raises:
+        UserError: a trial or a model that the search does not have.
+    """
+    asked = read_yaml(SEARCH)
+    for given, known in ((names, "trials"), (models, "models")):
+        wrong = next((name for name in given or () if name not in asked[known]), None)
+        if wrong is not None:
+            raise UserError(f"{SEARCH} has no {wrong!r} among its {known}: {', '.join(asked[known])}")
+    for trial, config in trials(asked):
         card = next(made_by(config, out / trial), None)
         if card is None and trial in (names or [trial]) and config.model in (models or [config.model]):
             command = f"python leaderboards/search.py OUT --trials {trial} --models {config.model}"
