@@ -91,7 +91,8 @@ def trials(asked: Mapping[str, Any]) -> Iterator[tuple[str, TrainConfig]]:
 
 def reached(trial: str, model: str, card: Path) -> Row:
     """What a card says of the epoch whose weights were kept."""
-    training = read_json(card)["training"]
+    said = read_json(card)
+    training = said["training"]
     kept = training["history"][training["best_epoch"]]
     return Row(
         model,
@@ -101,7 +102,7 @@ def reached(trial: str, model: str, card: Path) -> Row:
         training["best_epoch"],
         training["epochs_run"],
         training["seconds"],
-        read_json(card)["weights"]["sha256"],
+        said["weights"]["sha256"],
     )
 
 
