@@ -34,7 +34,7 @@ LONGEST_LABEL = 120
 # How a net was trained otherwise than usual, by the end of its name: "gated-at" is "gated" so trained.
 VARIANTS = {
     "at": "adversarially trained",  # PGD-AT, Madry et al. 2018
-    "tuned": "adversarially trained by the recipe of a search",  # leaderboards/search.yaml
+    "tuned": "adversarially trained by the recipe of a search",  # leaderboards/searches/robust-mail.yaml
     "trades": "trained by TRADES",  # Zhang et al. 2019
     "turn": "trained with one modality attacked in turn",  # Yang et al. 2022
 }
