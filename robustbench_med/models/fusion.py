@@ -11,7 +11,7 @@ from robustbench_med.api.data import Modality
 from robustbench_med.api.heads import Head
 from robustbench_med.api.model import FusionModel
 from robustbench_med.models.layers import Stem, start_like_keras
-from robustbench_med.models.trunks import Pooled, scaled_widths, trunk
+from robustbench_med.models.trunks import Pooled, require_rate, scaled_widths, trunk
 from robustbench_med.util.errors import UserError
 
 
@@ -36,6 +36,7 @@ class OnTrunks(FusionModel):
         self, modalities: Sequence[Modality], heads: Sequence[Head], width: float, dropout: float
     ) -> None:
         super().__init__(modalities, heads)
+        require_rate(dropout)
         self.widths = scaled_widths(width)
         self.pool, self.dropout = Pooled(), nn.Dropout(dropout)
 

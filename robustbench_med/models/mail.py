@@ -23,7 +23,7 @@ from robustbench_med.api.heads import Head
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.randomness import Dropout
 from robustbench_med.models.layers import SameConv2d, Stem, batch_norm, start_like_keras
-from robustbench_med.models.trunks import scaled_widths
+from robustbench_med.models.trunks import require_rate, scaled_widths
 from robustbench_med.util.errors import UserError
 
 GROUPS = 16
@@ -257,6 +257,7 @@ class MAIL(FusionModel):
             raise UserError(
                 f"MAIL fuses exactly two images, not {given}; its cross-modal attention is defined for a pair"
             )
+        require_rate(dropout)
         widths = scaled_widths(width)
         self.stems = nn.ModuleList(Stem(modality.shape[0], widths[0]) for modality in modalities)
         self.stages = nn.ModuleList()

@@ -25,17 +25,30 @@ from robustbench_med.models.layers import (
 from robustbench_med.util.errors import UserError
 
 FULL_WIDTHS = (64, 128, 256, 512)
+WIDEST = 16
 CONVOLUTIONS = {1: nn.Conv1d, 3: nn.Conv3d}
 POOLS = {1: nn.MaxPool1d, 3: nn.MaxPool3d}
 NORMS = {1: nn.BatchNorm1d, 3: nn.BatchNorm3d}
+
+
+def require_rate(dropout: float) -> None:
+    """Make sure that a share of features can be dropped.
+
+    Raises:
+        UserError: it is no number from 0 on and below 1.
+    """
+    if isinstance(dropout, bool) or not 0 <= dropout < 1:
+        raise UserError(f"dropout is {dropout!r}; it must be a number from 0 on and below 1")
 
 
 def scaled_widths(width: float) -> tuple[int, ...]:
     """The four stage widths at a width multiplier.
 
     Raises:
-        UserError: a stage would not have an even whole number of channels.
+        UserError: a stage would not have an even whole number of channels, or the net would be vast.
     """
+    if width > WIDEST:
+        raise UserError(f"width {width:g} is more than {WIDEST} times the usual {FULL_WIDTHS[-1]} channels")
     widths = tuple(full * width for full in FULL_WIDTHS)
     if any(w < 2 or w % 2 for w in widths):
         raise UserError(

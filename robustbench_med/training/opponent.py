@@ -81,6 +81,11 @@ class AdversarialTraining:
             raise UserError("recipe: adversarial: trades goes with attack pgd and eot 1")
         if self.trades and self.in_turn:
             raise UserError("recipe: adversarial: say trades or in_turn, not both")
+        radii = self.eps.values() if isinstance(self.eps, Mapping) else (self.eps,)
+        if any(radius is not None and not 0 < radius < math.inf for radius in radii):
+            raise UserError(
+                "recipe: adversarial: eps must be above 0; a modality that stays clean is not named at all"
+            )
         if not self.attack:
             raise UserError("recipe: adversarial: attack names none; say pgd, or list several")
         if self.options and not isinstance(self.attack, str):

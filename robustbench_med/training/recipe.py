@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
-from robustbench_med.models.named import require_model, variant_of
+from robustbench_med.models.named import VARIANTS, require_model, variant_of
 from robustbench_med.training.augment import Augmentation
 from robustbench_med.training.opponent import AdversarialTraining
 from robustbench_med.training.settings import over, read_settings
 from robustbench_med.util.config import build, find
-from robustbench_med.util.errors import UserError
+from robustbench_med.util.errors import UserError, unknown
 from robustbench_med.util.fields import Fraction
 
 
@@ -84,6 +85,22 @@ class TrainConfig:
             )
         if self.adversarial and self.adversarial.warmup * self.epochs > self.epochs - 1:
             raise UserError("recipe: adversarial: the last epoch needs the whole radius; lower warmup")
+        self._require_what_the_name_says()
+
+    def _require_what_the_name_says(self) -> None:
+        """A net is called ``-at`` only where it is trained so."""
+        variant, how = variant_of(self.model)[1], self.adversarial
+        kept = {
+            "at": how is not None and not how.trades and not how.in_turn,
+            "trades": how is not None and how.trades > 0,
+            "turn": how is not None and how.in_turn,
+            "tuned": how is not None,
+        }
+        if variant and not kept[variant]:
+            raise UserError(
+                f"recipe: {self.model} is called {VARIANTS[variant]}, and these settings do not train it so; "
+                f"give the recipe a variant {variant!r} (docs/train.md), or call the net otherwise"
+            )
 
 
 def train_config(name: str, model: str = "") -> TrainConfig:
@@ -116,9 +133,24 @@ def train_config(name: str, model: str = "") -> TrainConfig:
         raise UserError(f"{path} is a recipe for many models; name one (--model concat)")
     base, variant = variant_of(chosen)
     variants, members = otherwise["variants"], otherwise["members"]
+    _require_known(path, variants, members)
     if variants and variant and variant not in variants:
         raise UserError(f"{path} has no variant {variant!r}; it has {', '.join(variants)}")
     values = shared
     for own in (variants.get(variant, {}), *(members.get(m, {}) for m in dict.fromkeys((base, chosen)))):
         values = over(values, own)
     return build(TrainConfig, {**values, "model": chosen}, str(path))
+
+
+def _require_known(
+    path: Path, variants: Mapping[str, Mapping[str, Any]], members: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """What is otherwise is checked for every net, not only for the one that is trained now."""
+    wrong = next((name for name in variants if name not in VARIANTS), None)
+    if wrong is not None:
+        raise UserError(f"{path}: variants: {unknown('variant', str(wrong), VARIANTS)}")
+    settings = {each.name for each in fields(TrainConfig)} - {"model", "dataset"}
+    for name, own in (*variants.items(), *members.items()):
+        for setting in own:
+            if setting not in settings:
+                raise UserError(f"{path}: {name}: {unknown('option', str(setting), settings)}")

@@ -16,6 +16,7 @@ from robustbench_med.api.data import DatasetInfo, Split
 from robustbench_med.api.model import FusionModel
 from robustbench_med.api.randomness import NoiseSource
 from robustbench_med.models.cost import multiply_accumulates
+from robustbench_med.models.drifa import DRIFA
 from robustbench_med.models.fusion import Concat
 from robustbench_med.models.layers import conv2d_same
 from robustbench_med.models.mail import MAIL
@@ -79,6 +80,19 @@ def test_narrow_widths(width: float) -> None:
 def test_impossible_widths(width: float) -> None:
     with pytest.raises(UserError, match="choose a multiple of 1/32"):
         scaled_widths(width)
+
+
+@pytest.mark.parametrize("width", [17, 1e9, float("inf")])
+def test_vast_widths(width: float) -> None:
+    with pytest.raises(UserError, match="more than 16 times the usual 512 channels"):
+        scaled_widths(width)
+
+
+@pytest.mark.parametrize("rate", [1, 2, -0.5, float("nan"), True])
+@pytest.mark.parametrize("model_class", [MAIL, Concat, DRIFA])
+def test_a_share_that_cannot_be_dropped(model_class: Callable[..., FusionModel], rate: float) -> None:
+    with pytest.raises(UserError, match="it must be a number from 0 on and below 1"):
+        model_class(takes(TWO), asks(CLASSES), width=NARROW, dropout=rate)
 
 
 @pytest.mark.parametrize("model_class", [MAIL, Concat])

@@ -11,7 +11,7 @@ from conftest import Robmed
 
 from robustbench_med.models.named import ARCHITECTURES, model_config
 from robustbench_med.training.opponent import AdversarialTraining, Attacking
-from robustbench_med.training.recipe import train_config
+from robustbench_med.training.recipe import TrainConfig, train_config
 from robustbench_med.util.config import shipped
 from robustbench_med.util.errors import UserError
 
@@ -94,6 +94,26 @@ def test_a_variant_that_a_recipe_does_not_have_is_refused(tmp_path: Path) -> Non
         train_config(written(tmp_path, VARIED), "mail-trades")
 
 
+@pytest.mark.parametrize(
+    ("model", "adversary"),
+    [
+        ("gated-at", None),
+        ("gated-tuned", None),
+        ("gated-at", {"trades": 6.0}),
+        ("gated-at", {"in_turn": True}),
+        ("gated-trades", {}),
+        ("gated-turn", {}),
+    ],
+)
+def test_a_net_that_is_not_trained_as_its_name_says_is_refused(
+    model: str, adversary: dict[str, Any] | None
+) -> None:
+    """Whether a recipe has no variants at all, one of another kind, or is for one model."""
+    how = None if adversary is None else AdversarialTraining("pgd", **adversary)
+    with pytest.raises(UserError, match=f"{model} is called .* give the recipe a variant"):
+        TrainConfig(model, "phantom", 2, adversarial=how)
+
+
 def test_a_variant_is_its_model_otherwise_trained() -> None:
     usual, resisting = model_config("robust-mail"), model_config("robust-mail-at")
     assert resisting.label == "robust-mail-at"
@@ -111,6 +131,8 @@ def test_a_variant_is_its_model_otherwise_trained() -> None:
         ({"attack": "pgd", "trades": 6, "eot": 2}, "trades goes with attack pgd and eot 1"),
         ({"attack": "pgd", "trades": 6, "in_turn": True}, "trades or in_turn, not both"),
         ({"attack": []}, "attack names none"),
+        ({"attack": "pgd", "eps": 0.0}, "eps must be above 0"),
+        ({"attack": "pgd", "eps": {"mr": 0.1, "ct": 0.0}, "in_turn": True}, "eps must be above 0"),
         ({"attack": [Attacking("pgd")], "trades": 6}, "trades goes with attack pgd"),
         ({"attack": [Attacking("pgd")], "options": {"steps": 2}}, "each has options of its own"),
     ],
@@ -128,6 +150,9 @@ def test_an_adversary_that_is_wrong_is_refused(options: dict[str, Any], said: st
         ("variants: [at]", "variants must hold, by name"),
         ("members: {meil: {epochs: 5}}", "unknown model 'meil'; did you mean 'mail'"),
         ("members: {mail: {epoch: 5}}", "unknown option 'epoch'; did you mean 'epochs'"),
+        ("members: {gated: {epoch: 5}}", "gated: unknown option 'epoch'; did you mean 'epochs'"),
+        ("variants: {at: {epochss: 5}}", "at: unknown option 'epochss'; did you mean 'epochs'"),
+        ("variants: {zz: {epochs: 5}}", "unknown variant 'zz'"),
         ("", "many models; name one"),
     ],
 )
