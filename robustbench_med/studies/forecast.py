@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from robustbench_med.audit import CHEAP_SAMPLES
 from robustbench_med.audit.draws import MOST
 from robustbench_med.audit.forecast import audit_cost, looks_cost, search_cost
-from robustbench_med.evaluation.forecast import Cost, Pass, attack_cost, scoring_cost, time_pass
+from robustbench_med.evaluation.forecast import FREE, Cost, Pass, attack_cost, scoring_cost, time_pass
 from robustbench_med.evaluation.plan import Plan
+from robustbench_med.evaluation.prepare import Prepared
+from robustbench_med.studies.modalities import alone
 from robustbench_med.studies.run import audit_config, is_finished
 from robustbench_med.studies.suite import Cell, Making, Suite, SuiteResult, cells
 from robustbench_med.util.errors import UserError
@@ -23,10 +25,11 @@ class Forecast:
 
     Attributes:
         dataset, model, column: which run.
-        state: "to make", "finished", or "published" (by this code or another).
+        state: "to make", "finished", or "published" (by this code or another); "to make", too, while
+            modalities are still to be attacked one by one.
         samples: that are attacked.
-        passes: at most so many forward passes a sample, audit and search included; None where nothing is to
-            be made or the attack cannot be tried.
+        passes: at most so many forward passes a sample, audit, search and modalities included; None where
+            nothing is to be made or the attack cannot be tried.
         seconds: at most, with one thread, at the speed of one pass here.
         memory: bytes of a worker, about.
     """
@@ -76,43 +79,61 @@ def forecast_suite(suite: Suite, making: Making) -> SuiteForecast:
     with progress_bar() as bar:
         task = bar.add_task("estimate", total=len(suite.datasets) * len(suite.models) * len(suite.runs))
         for cell in cells(suite, quiet, result):
-            found.append(_forecast(cell, known, timed))
+            found.append(_forecast(cell, making, known, timed))
             bar.advance(task)
     return SuiteForecast(suite.title, tuple(found), (*result.left_out, *result.failed))
 
 
-def _forecast(cell: Cell, known: dict[str, Cost], timed: dict[tuple[str, str], Pass]) -> Forecast:
+def _forecast(
+    cell: Cell, making: Making, known: dict[str, Cost], timed: dict[tuple[str, str], Pass]
+) -> Forecast:
     dataset, model, column = cell.key
-    plan, audited = cell.prepared.plan, cell.entry.audit or None
-    state = "published" if cell.found is not None else "to make"
-    if cell.found is None and is_finished(cell.prepared, audited):
-        state = "finished"
+    plan = cell.prepared.plan
+    state, left = _left(cell, making)
     bare = Forecast(dataset, model, column, state, len(plan.split))
-    if state != "to make":
+    if not left:
         return bare
     if (dataset, model) not in timed:
         timed[dataset, model] = time_pass(plan)
     measured = timed[dataset, model]
     try:
-        total = _cost(cell, known)
+        total = sum((_cost(prepared, audit, known) for prepared, audit in left), FREE)
+        total += _looks_at_modalities(plan) if cell.entry.modalities else FREE
     except UserError:
         return replace(bare, memory=measured.memory)
     passes = total.forward / len(plan.split)
     return replace(bare, passes=passes, seconds=measured.seconds(total), memory=measured.memory)
 
 
-def _cost(cell: Cell, known: dict[str, Cost]) -> Cost:
+def _left(cell: Cell, making: Making) -> tuple[str, list[tuple[Prepared, str]]]:
+    """The state of a cell, and the runs of it that are still to be made, each with its audit."""
+    state, left = "published", list[tuple[Prepared, str]]()
+    if cell.found is None:
+        done = is_finished(cell.prepared, cell.entry.audit or None)
+        state, left = ("finished", left) if done else ("to make", [(cell.prepared, cell.entry.audit)])
+    if cell.entry.modalities and not (cell.found is not None and cell.found["run"] in making.situations):
+        left += [(each, "") for each in alone(cell.prepared) if not is_finished(each, None)]
+    return ("to make" if left else state), left
+
+
+def _looks_at_modalities(plan: Plan) -> Cost:
+    """Clean, without each modality, and four values of each on one batch, to see whether it is looked at."""
+    count = len(plan.split.info.modalities)
+    return scoring_cost(plan) * (len(plan.split) * (count + 1) + 4 * count * len(plan.batches[0]))
+
+
+def _cost(prepared: Prepared, audit: str, known: dict[str, Cost]) -> Cost:
     """Of all samples of a run together, with its audit."""
-    prepared, plan = cell.prepared, cell.prepared.plan
+    plan = prepared.plan
     auto = prepared.stored["eot"] == "auto"
     of_run = _once(replace(plan, eot=1), known)
-    total = search_cost(plan, of_run) if auto else Cost(0, 0)
+    total = search_cost(plan, of_run) if auto else FREE
     plan = replace(plan, eot=MOST) if auto else plan
     of_run = of_run * plan.eot
     total += (of_run + scoring_cost(plan)) * len(plan.split)
-    if not cell.entry.audit:
+    if not audit:
         return total + looks_cost(plan) * min(CHEAP_SAMPLES, len(plan.split))
-    config = audit_config(cell.entry.audit)
+    config = audit_config(audit)
     key = _key(plan, ["audit", asdict(config)])
     if key not in known:
         known[key] = audit_cost(plan, config, of_run)

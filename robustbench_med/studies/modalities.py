@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from robustbench_med.api.data import DatasetInfo, Modality
+from robustbench_med.api.data import DatasetInfo, Modality, Split
 from robustbench_med.evaluation.plan import Plan, load_batch
 from robustbench_med.evaluation.prepare import Prepared, RunConfig, prepare
 from robustbench_med.evaluation.scoring import scores
@@ -38,8 +38,9 @@ def modality_table(
 
     Every attack is a run of its own with a record; that on all modalities together has a row in the
     leaderboard, the others are parts of this table. Finished ones are not repeated. A missing image, volume
-    or signal has its lowest value everywhere; a missing table the middle of its range. What nothing of can
-    be changed is not attacked, and what a net does not look at leaves it as it is on clean inputs.
+    or signal has its lowest value everywhere; of a missing table every feature has its mean over the samples,
+    which tells nothing of any of them. What nothing of can be changed is not attacked, and what a net does
+    not look at leaves it as it is on clean inputs.
 
     Args:
         workers, on_record: see ``robustbench_med.studies.several.run_all``.
@@ -55,7 +56,7 @@ def modality_table(
     first = prepare(config)
     say_guesses(first.subject, config.dataset)
     info = first.plan.split.info
-    names = [m.name for m in info.modalities if m.mutable is None or m.mutable.any()]
+    names = _attackable(info)
     deaf = {name: _deaf(first.plan, name) for name in names} if len(names) > 1 else {}
     unseen = [name for name in deaf if len(deaf[name]) == len(info.heads)]
     crossed = _foreign(info, names)
@@ -87,6 +88,20 @@ def modality_table(
     if pictures:
         drawn(partial(draw, table), folder / "modalities.png")
     return table, folder
+
+
+def alone(first: Prepared) -> list[Prepared]:
+    """The runs behind the table that attack less than everything, of a net that looks at everything."""
+    info = first.plan.split.info
+    names = _attackable(info)
+    singles = [replace(first.config, modality=(name,)) for name in names] if len(names) > 1 else []
+    foreign = [replace(first.config, modality=(name,), head=head) for head, name in _foreign(info, names)]
+    return [_prepared(first, each) for each in (*singles, *foreign)]
+
+
+def _attackable(info: DatasetInfo) -> list[str]:
+    """Modalities of which an attacker may change something."""
+    return [m.name for m in info.modalities if m.mutable is None or m.mutable.any()]
 
 
 def _foreign(info: DatasetInfo, names: list[str]) -> list[tuple[str, str]]:
@@ -135,17 +150,23 @@ def _situation(config: RunConfig, result: Result) -> Situation:
     return Situation("attacked", config.modality, config.head, accuracy, result.record["run"])
 
 
+def _blank(split: Split, name: str, device: str) -> torch.Tensor:
+    """What stands for a modality that is missing, to be broadcast to a batch of it."""
+    modality = split.info.modality(name)
+    if modality.kind != "table":
+        return torch.as_tensor(modality.low, dtype=torch.float32, device=device)
+    mean = np.mean(split.values(name, np.arange(len(split))), axis=0, dtype=np.float64)
+    return torch.as_tensor(mean, dtype=torch.float32, device=device)
+
+
 def _accuracy(plan: Plan, missing: str | None) -> dict[str, Estimate]:
     """On unattacked inputs, without one modality if one is named."""
     model, parts = plan.fresh(), []
+    blank = {} if missing is None else {missing: _blank(plan.split, missing, plan.device)}
     for index in plan.batches:
         batch = load_batch(plan.split, index, plan.device)
-        inputs = dict(batch.inputs)
-        if missing is not None:
-            modality = plan.split.info.modality(missing)
-            low, high = _ends(modality, inputs[missing])
-            blank = (low + high) / 2 if modality.kind == "table" else low
-            inputs[missing] = blank.expand_as(inputs[missing]).clone()
+        shown = {name: value.expand_as(batch.inputs[name]).clone() for name, value in blank.items()}
+        inputs = {**batch.inputs, **shown}
         parts.append(scores(model, inputs, plan.draws, plan.seed, "clean", batch.ids))
     found = {head: torch.cat([p[head] for p in parts], 1).numpy() for head in parts[0]}
     place = np.concatenate([np.full(len(index), number) for number, index in enumerate(plan.batches)])

@@ -94,6 +94,32 @@ def test_a_plan_tells_what_is_there(tmp_path: Path) -> None:
     assert [run.state for run in taken.runs] == ["published", "to make"]
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_what_attacks_modalities_one_by_one_is_in_the_plan(tmp_path: Path) -> None:
+    """Two attacks more than without, until they are made or their table is published."""
+    entry = Entry("released", samples=4)
+    plain, apart = (
+        Suite("Small", ("phantom",), ("concat",), (replace(entry, modalities=on),)) for on in (False, True)
+    )
+    making = Making(tmp_path / "out")
+    (alone,), (together,) = forecast_suite(plain, making).runs, forecast_suite(apart, making).runs
+    assert alone.passes is not None
+    assert together.passes is not None
+    assert together.passes > 2.9 * alone.passes
+    made = run_suite(plain, making)
+    assert [run.state for run in forecast_suite(plain, making).runs] == ["finished"]
+    published = {record["run"]: record for record in made.records.values()}
+    other = Making(tmp_path / "other", published=published)
+    for each in (making, other):
+        (left,) = forecast_suite(apart, each).runs
+        assert left.state == "to make"
+        assert left.passes == pytest.approx(together.passes - alone.passes)
+    tables = run_suite(apart, making).situations.values()
+    assert [run.state for run in forecast_suite(apart, making).runs] == ["finished"]
+    known = replace(other, situations={str(table["run"]): table for table in tables})
+    assert [run.state for run in forecast_suite(apart, known).runs] == ["published"]
+
+
 def test_the_flag_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suite = tmp_path / "suite.yaml"
     run = "{protocol: released, samples: 2}"

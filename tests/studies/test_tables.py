@@ -28,6 +28,7 @@ from tiny import (
     threat_of,
 )
 
+from robustbench_med.api.data import Modality
 from robustbench_med.evaluation.prepare import Prepared, RunConfig, prepare
 from robustbench_med.measure.accuracy import EVERY, Accuracy
 from robustbench_med.measure.curve import EpsilonCurve, curve_of
@@ -171,6 +172,19 @@ def test_a_missing_modality_is_black_and_unrelated_images_are_told_apart(
     assert missing.accuracy["first"].value == pytest.approx(right.mean())
     assert right.mean() < 1
     assert {path.name for path in folder.iterdir()} == {"modalities.json", "modalities.png"}
+
+
+def test_of_a_missing_table_every_feature_has_its_mean() -> None:
+    """Half of its range would say of one-hot columns that every answer is half true."""
+    values = np.float32([[30, 1, 0], [40, 1, 0], [80, 0, 1], [90, 1, 0]])
+    table = Modality("record", (3,), kind="table", high=np.float32([100, 1, 1]))
+    split = random_split(4)
+    info = replace(split.info, modalities=(*split.info.modalities, table))
+    arrays, rows = {**split.arrays, "record": values}, {**split.rows, "record": np.arange(4)}
+    split = replace(split, info=info, arrays=arrays, rows=rows)
+    assert modalities._blank(split, "record", "cpu").tolist() == [60, 0.75, 0.25]
+    assert modalities._blank(split.take(np.array([0, 2])), "record", "cpu").tolist() == [55, 0.5, 0.5]
+    assert modalities._blank(split, "a", "cpu").tolist() == 0
 
 
 SUITE = """
