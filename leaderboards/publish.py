@@ -13,6 +13,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,10 @@ from robustbench_med.reporting.columns import schema
 from robustbench_med.reporting.forecast import show
 from robustbench_med.reporting.leaderboard import row, write
 from robustbench_med.studies.forecast import forecast_suite
-from robustbench_med.studies.records import read_record
+from robustbench_med.studies.published import published_records, published_situations
 from robustbench_med.studies.suite import Making, Suite, run_suite
 from robustbench_med.util.errors import UserError
-from robustbench_med.util.files import read_json, write_json
+from robustbench_med.util.files import write_json
 
 HERE = Path(__file__).parent
 SUITES = ("robust-mail", "zoo", "wide")
@@ -56,20 +57,22 @@ def main() -> int:
 
 def plan(name: str, runs: Path, again: bool, workers: Workers) -> int:
     """Print what ``publish`` would make."""
-    found = forecast_suite(Suite.from_yaml(name), Making(runs, published=published(), again=again))
+    found = forecast_suite(Suite.from_yaml(name), making(name, runs, again))
     show(found.runs, found.seconds, found.memory, found.left_out, workers.count, Console())
     return 0
 
 
 def publish(name: str, runs: Path, again: bool, workers: Workers) -> int:
-    """Run what is missing and write everything; 1, and nothing written, when a run failed."""
-    known = {each["run"]: each for each in situations(name)}
-    making = Making(
-        runs, announce=print, published=published(), again=again, situations=known, workers=workers
-    )
-    result = run_suite(Suite.from_yaml(name), making)
+    """Run what is missing and write everything; 1, and nothing written, when a run failed.
+
+    Raises:
+        UserError: what has published rows is not at hand; the table would lose them.
+    """
+    suite = Suite.from_yaml(name)
+    result = run_suite(suite, replace(making(name, runs, again), announce=print, workers=workers))
     if result.failed:
         return 1
+    require_published(name, result.left_out)
     for record in result.records.values():
         add(record)
     if result.situations:
@@ -80,21 +83,31 @@ def publish(name: str, runs: Path, again: bool, workers: Workers) -> int:
     return 0
 
 
-def situations(name: str) -> list[dict[str, Any]]:
-    """The published tables of single modalities of a suite, each with the run that attacks all of them."""
-    path = HERE / f"{name}-modalities.json"
-    found: list[dict[str, Any]] = read_json(path)["tables"] if path.exists() else []
-    return found
+def require_published(name: str, left_out: Sequence[str]) -> None:
+    """Make sure that no row of the published table is left out for want of its data or weights.
+
+    Raises:
+        UserError: one is.
+    """
+    path = HERE / f"{name}.md"
+    table = path.read_text(encoding="utf-8") if path.exists() else ""
+    for record in published_records(HERE).values():
+        net, dataset = record["model"], record["dataset"]["name"]
+        about = f"{dataset}: ", f"{net['name']} on {dataset}: "
+        reason = next((line for line in left_out if line.startswith(about)), None)
+        if reason is not None and f"| `{net['label']}` |" in table:
+            raise UserError(f"{path} would lose `{net['label']}` ({reason}); nothing was written")
 
 
-def published() -> dict[str, dict[str, Any]]:
-    """The records, by run."""
-    return {path.stem: read_record(path) for path in sorted((HERE / "records").glob("*.json"))}
+def making(name: str, runs: Path, again: bool) -> Making:
+    """How a suite is made beside what is published of it."""
+    known = {table["run"]: table for table in published_situations(HERE, name)}
+    return Making(runs, published=published_records(HERE), again=again, situations=known)
 
 
 def add(record: Mapping[str, Any]) -> None:
     """Write a record in the place of what it makes anew."""
-    for run, old in published().items():
+    for run, old in published_records(HERE).items():
         if run != record["run"] and subject_key(old) == subject_key(record):
             (HERE / "records" / f"{run}.json").unlink()
     write_json(HERE / "records" / f"{record['run']}.json", record)
@@ -105,7 +118,7 @@ def write_boards() -> None:
     suites = [Suite.from_yaml(name) for name in SUITES]
     models = list(dict.fromkeys(model for suite in suites for model in suite.models))
     for dataset in dict.fromkeys(name for suite in suites for name in suite.datasets):
-        here = [record for record in published().values() if record["dataset"]["name"] == dataset]
+        here = [record for record in published_records(HERE).values() if record["dataset"]["name"] == dataset]
         found = sorted(here, key=lambda record: _order(record, models))
         if found:
             write(HERE / f"{dataset}.csv", [row(record) for record in found])

@@ -176,7 +176,7 @@ def _suite(options: argparse.Namespace, argv: Sequence[str]) -> int:
 
     suite = Suite.from_yaml(options.suite)
     out = given_path(options.out or Path("runs") / Path(options.suite).stem)
-    making = Making(out, options.device, say, **crew_of(options))
+    making = Making(out, options.device, say, **_published(options), **crew_of(options))
     _forecast(suite, making)
     if options.plan:
         return 0
@@ -192,6 +192,23 @@ def _suite(options: argparse.Namespace, argv: Sequence[str]) -> int:
     for line in result.failed:
         complain(f"failed: {line}")
     return 1 if result.failed else 0
+
+
+def _published(options: argparse.Namespace) -> dict[str, Any]:
+    """What is taken over of a suite, as ``Making`` has it."""
+    if options.published is None:
+        if options.again:
+            raise UserError("--again goes with --published FOLDER")
+        return {}
+    from robustbench_med.studies.published import published_records, published_situations
+
+    tables = published_situations(options.published, Path(options.suite).stem)
+    known = {table["run"]: table for table in tables}
+    return {
+        "published": published_records(options.published),
+        "again": options.again,
+        "situations": known,
+    }
 
 
 def _forecast(suite: Any, making: Any) -> None:

@@ -176,6 +176,13 @@ def _add_suite(parser: argparse.ArgumentParser) -> None:
     add("--device", default="cpu", help="cpu (default), cuda, …")
     add("--out", type=Path, help="folder of run folders, table and figure; default runs/SUITE")
     add("--plan", action="store_true", help="say what there is to be made and what it costs; make nothing")
+    add(
+        "--published",
+        type=Path,
+        metavar="FOLDER",
+        help="of boards: what has a record there is taken over (a clone has leaderboards)",
+    )
+    add("--again", action="store_true", help="but for the records that other code made")
     _add_workers(add)
     parser.set_defaults(command="suite")
 

@@ -245,6 +245,16 @@ def test_a_search_for_a_recipe_is_what_its_trainings_say(name: str, least: int) 
         assert row.best_epoch < row.epochs == repeatable[row.trial, row.model].epochs
 
 
+def test_a_published_row_is_not_lost_where_its_data_is_not_at_hand() -> None:
+    publish = script("publish")
+    publish.require_published("zoo", ["single on phantom: there are no weights"])
+    for left_out in ("milk10k: it is not imported", "late-at on milk10k: other pixels"):
+        with pytest.raises(UserError, match=r"zoo.md would lose .*; nothing was written"):
+            publish.require_published("zoo", [left_out])
+    with pytest.raises(UserError, match=r"wide.md would lose `mail-x0.5`"):
+        publish.require_published("wide", ["mail on milk10k: other pixels"])
+
+
 def test_trainings_of_several_seeds_are_what_the_records_say() -> None:
     """A net that is published, too, reaches the same there; the table and the page follow from the rows."""
     folder, seeds = ROOT / "leaderboards", script("seeds")

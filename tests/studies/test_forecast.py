@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,43 @@ def test_what_attacks_modalities_one_by_one_is_in_the_plan(tmp_path: Path) -> No
     assert [run.state for run in forecast_suite(apart, making).runs] == ["finished"]
     known = replace(other, situations={str(table["run"]): table for table in tables})
     assert [run.state for run in forecast_suite(apart, known).runs] == ["published"]
+
+
+SMALL = """
+title: Small
+datasets: [phantom]
+models: [concat]
+runs: [{protocol: released, samples: 2, modalities: true}]
+"""
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_what_is_published_is_not_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder of boards says so to the command, with its table of modalities."""
+    suite, boards = tmp_path / "small.yaml", tmp_path / "boards"
+    suite.write_text(SMALL)
+    made = run_suite(Suite.from_yaml(str(suite)), Making(tmp_path / "made"))
+    (record,) = made.records.values()
+    (boards / "records").mkdir(parents=True)
+    (boards / "records" / f"{record['run']}.json").write_text(json.dumps(record))
+    call = ["suite", str(suite), "--out", str(tmp_path / "out"), "--published", str(boards)]
+    capsys.readouterr()
+    assert cli.main([*call, "--plan"]) == 0
+    assert "to make: 1 of 1 runs" in capsys.readouterr().out  # its modalities
+    (boards / "small-modalities.json").write_text(json.dumps({"tables": [*made.situations.values()]}))
+    assert cli.main([*call, "--plan"]) == 0
+    assert "nothing to make: all 1 are there" in capsys.readouterr().out
+    assert cli.main(call) == 0
+    assert not list((tmp_path / "out").glob("*/record.json"))
+    assert (tmp_path / "out" / "table.md").read_text() == made.table.read_text()
+    (boards / "small-modalities.json").write_text("{}")
+    for flags, said in (
+        (["--published", str(tmp_path / "board")], "board/records does not exist"),
+        (["--published", str(boards)], "it must hold tables"),
+        (["--again"], "--again goes with --published"),
+    ):
+        assert cli.main(["suite", str(suite), "--out", str(tmp_path / "none"), *flags]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_flag_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -176,15 +176,16 @@ def test_a_missing_modality_is_black_and_unrelated_images_are_told_apart(
 
 def test_of_a_missing_table_every_feature_has_its_mean() -> None:
     """Half of its range would say of one-hot columns that every answer is half true."""
-    values = np.float32([[30, 1, 0], [40, 1, 0], [80, 0, 1], [90, 1, 0]])
-    table = Modality("record", (3,), kind="table", high=np.float32([100, 1, 1]))
+    values = np.array([[30, 1, 0], [40, 1, 0], [80, 0, 1], [90, 1, 0]], np.float32)
+    table = Modality("record", (3,), kind="table", high=np.array([100, 1, 1], np.float32))
     split = random_split(4)
     info = replace(split.info, modalities=(*split.info.modalities, table))
-    arrays, rows = {**split.arrays, "record": values}, {**split.rows, "record": np.arange(4)}
+    arrays: dict[str, NDArray[Any]] = {**split.arrays, "record": values}
+    rows = {**split.rows, "record": np.arange(4)}
     split = replace(split, info=info, arrays=arrays, rows=rows)
     assert modalities._blank(split, "record", "cpu").tolist() == [60, 0.75, 0.25]
     assert modalities._blank(split.take(np.array([0, 2])), "record", "cpu").tolist() == [55, 0.5, 0.5]
-    assert modalities._blank(split, "a", "cpu").tolist() == 0
+    assert float(modalities._blank(split, "a", "cpu")) == 0
 
 
 SUITE = """
