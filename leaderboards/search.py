@@ -3,7 +3,7 @@
 Trains the models of ``searches/SEARCH.yaml`` under every trial in it, and writes
 ``trainings/search-SEARCH.csv``, a row a training, and a table beside it, a row a trial. What is compared is
 validation, as recipes are chosen; the test split stays untouched. What is finished under OUT is read back, so
-that a killed run goes on.
+that a killed run goes on; rows of other trainings stay as they are.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from robustbench_med.training.train import train
 from robustbench_med.util.config import build, read_yaml
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import read_json, write_text
+from robustbench_med.util.rows import put_rows
 
 HERE = Path(__file__).parent
 SEARCHES = HERE / "searches"
@@ -54,9 +55,9 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", help="train these alone")
     options = parser.parse_args()
     try:
-        rows = list(searched(SEARCHES / f"{options.search}.yaml", options))
-        found = HERE / "trainings" / f"search-{options.search}"
-        write_text(found.with_suffix(".csv"), pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+        found = HERE / "trainings" / f"search-{options.search}.csv"
+        made = pd.DataFrame([*searched(SEARCHES / f"{options.search}.yaml", options)])
+        rows = rows_of(put_rows(found, made, ("trial", "model")))
         write_text(found.with_suffix(".md"), table(rows))
     except UserError as error:
         print(f"search: {error}", file=sys.stderr)
@@ -113,6 +114,12 @@ def reached(trial: str, model: str, card: Path) -> Row:
         training["seconds"],
         said["weights"]["sha256"],
     )
+
+
+def rows_of(found: pd.DataFrame) -> list[Row]:
+    """The rows of a CSV, in which what there is not is empty."""
+    known = found.astype(object)
+    return [Row(*values) for values in known.where(known.notna(), None).itertuples(index=False)]
 
 
 def table(rows: Sequence[Row]) -> str:

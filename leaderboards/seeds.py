@@ -3,7 +3,7 @@
 Trains members on phantom under the shared recipe with several seeds, attacks each net as the zoo does (no
 audit), and writes ``trainings/phantom.csv``, a row a net, and ``phantom.md`` beside it, a row a member. The
 zoo's own net stands for its seed where its card says that this recipe made it. What is finished under OUT is
-read back, so that a killed run goes on.
+read back, so that a killed run goes on; rows of other trainings stay as they are.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from robustbench_med.training.recipe import train_config
 from robustbench_med.training.train import train
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import read_json, write_text
+from robustbench_med.util.rows import put_rows
 
 RECIPE = "phantom"
 FOUND = Path(__file__).parent / "trainings" / RECIPE
@@ -57,13 +58,11 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--models", nargs="+", default=MEMBERS)
     options = parser.parse_args()
-    rows: list[Row] = []
     try:
         for model, seed in ((model, seed) for model in options.models for seed in options.seeds):
-            rows.append(scored(model, trained(model, seed, options.out), seed, options.out))
-            print(rows[-1], flush=True)
-            found = pd.DataFrame(rows)
-            write_text(FOUND.with_suffix(".csv"), found.to_csv(index=False, lineterminator="\n"))
+            row = scored(model, trained(model, seed, options.out), seed, options.out)
+            print(row, flush=True)
+            found = put_rows(FOUND.with_suffix(".csv"), pd.DataFrame([row]), ("model", "seed"))
             write_text(FOUND.with_suffix(".md"), table(found))
     except UserError as error:
         print(f"seeds: {error}", file=sys.stderr)

@@ -29,6 +29,7 @@ from robustbench_med.studies.records import read_record
 from robustbench_med.studies.suite import Suite
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import read_json
+from robustbench_med.util.rows import put_rows
 
 
 def row(run: str) -> dict[str, str]:
@@ -232,8 +233,7 @@ def script(name: str) -> ModuleType:
 def test_a_search_for_a_recipe_is_what_its_trainings_say(name: str, least: int) -> None:
     """Table and page follow from the rows; every row is of a trial that can be repeated."""
     found, search = ROOT / "leaderboards" / "trainings" / f"search-{name}.csv", script("search")
-    read = pd.read_csv(found).astype(object)
-    rows = [search.Row(*row) for row in read.where(read.notna(), None).itertuples(index=False)]
+    rows = search.rows_of(pd.read_csv(found))
     written = found.with_suffix(".md").read_text(encoding="utf-8")
     assert written == search.table(rows)
     assert written in (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8")
@@ -243,6 +243,17 @@ def test_a_search_for_a_recipe_is_what_its_trainings_say(name: str, least: int) 
     assert len({row.weights_sha256 for row in rows}) == len(rows) >= least
     for row in rows:
         assert row.best_epoch < row.epochs == repeatable[row.trial, row.model].epochs
+
+
+def test_rows_that_are_made_bit_by_bit(tmp_path: Path) -> None:
+    """A row takes the place of the one about the same; the others stay, and so does the order."""
+    path = tmp_path / "rows.csv"
+    first = pd.DataFrame({"model": ["a", "b", "a"], "seed": [0, 0, 1], "clean": [0.5, 0.25, 0.125]})
+    put_rows(path, first, ("model", "seed"))
+    again = pd.DataFrame({"model": ["b", "c"], "seed": [0, 0], "clean": [0.75, None]})
+    put_rows(path, again, ("model", "seed"))
+    put_rows(path, pd.DataFrame([]), ("model", "seed"))
+    assert path.read_text() == "model,seed,clean\na,0,0.5\nb,0,0.75\na,1,0.125\nc,0,\n"
 
 
 def test_a_published_row_is_not_lost_where_its_data_is_not_at_hand() -> None:
