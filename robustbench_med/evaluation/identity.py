@@ -99,17 +99,25 @@ def identify(
 
 
 def subject_key(record: Mapping[str, Any]) -> str:
-    """What a record is about, whatever code made it: config, model, weights and data."""
-    model = {name: record["model"][name] for name in NET if name in record["model"]}
-    parts = [record["config"], model, record["model"]["weights_sha256"], record["dataset"]["fingerprint"]]
-    return sha256_json(parts)[:12]
+    """What a record is about, whatever code made it: config, model, weights and data.
+
+    A net is the same by whichever of its names the config calls it, the model's or its label.
+    """
+    net = record["model"]
+    return _subject(record["config"], net, net["weights_sha256"], record["dataset"]["fingerprint"])
 
 
 def key_of(prepared: Prepared) -> str:
     """``subject_key`` of the record that this run would have."""
-    said = card_model(prepared.loaded.config)
-    model = {name: said[name] for name in NET if name in said}
-    parts = [dict(prepared.stored), model, prepared.loaded.weights_sha256, prepared.plan.split.fingerprint]
+    net, split = prepared.loaded, prepared.plan.split
+    return _subject(prepared.stored, card_model(net.config), net.weights_sha256, split.fingerprint)
+
+
+def _subject(
+    config: Mapping[str, Any], model: Mapping[str, Any], weights_sha256: str, fingerprint: str
+) -> str:
+    net = {name: model[name] for name in NET if name in model}
+    parts = [{**config, "model": model["name"]}, net, weights_sha256, fingerprint]
     return sha256_json(parts)[:12]
 
 

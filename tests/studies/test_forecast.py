@@ -121,6 +121,17 @@ def test_what_attacks_modalities_one_by_one_is_in_the_plan(tmp_path: Path) -> No
     assert [run.state for run in forecast_suite(apart, known).runs] == ["published"]
 
 
+def test_a_net_is_published_by_whichever_name_it_is_called(tmp_path: Path) -> None:
+    suite = Suite("Small", ("phantom",), ("concat",), (Entry("released", samples=2),))
+    (record,) = run_suite(suite, Making(tmp_path / "out")).records.values()
+    net = record["model"]["label"]
+    called = replace(suite, nets={"phantom": {"concat": net}})
+    published = Making(tmp_path / "other", published={record["run"]: record})
+    assert [run.state for run in forecast_suite(called, published).runs] == ["published"]
+    other = replace(suite, widths={"phantom": 0.125})
+    assert [run.state for run in forecast_suite(other, published).runs] == ["to make"]
+
+
 SMALL = """
 title: Small
 datasets: [phantom]
