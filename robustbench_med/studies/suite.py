@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from robustbench_med.data.catalog import load_dataset, require_dataset
 from robustbench_med.evaluation.identity import code_of_run, key_of, subject_key
 from robustbench_med.evaluation.prepare import Prepared, RunConfig, Subject, choice_of, load_subject, prepare
 from robustbench_med.evaluation.workers import ALONE, Workers
-from robustbench_med.models.cards import net_at
+from robustbench_med.models.cards import labelled, net_at, trained_model
 from robustbench_med.models.named import require_model, variant_of
 from robustbench_med.models.weights import default_weights
 from robustbench_med.reporting import suite as report
@@ -48,6 +49,9 @@ class Entry:
         title: of the column; the protocol's name when not given.
         only: the nets that it is for; "" for all.
         modalities: attack each modality alone and take each away, too; not audited, no rows of the table.
+
+    Raises:
+        UserError: fewer samples than none, or batches of none.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -59,6 +63,10 @@ class Entry:
     title: str = ""
     only: Literal["", "deterministic", "random"] = ""
     modalities: bool = False
+
+    def __post_init__(self) -> None:
+        if self.samples < 0 or self.batch_size < 1:
+            raise UserError(f"{self.column}: samples must be 0 (all) or more, batch_size 1 or more")
 
     @property
     def column(self) -> str:
@@ -76,6 +84,10 @@ class Suite:
             were trained to resist, which takes a wider net.
         nets: labels of the nets to take instead, by data set and model.
         report: what table and figure show: protocols side by side, or members of a zoo.
+
+    Raises:
+        UserError: nothing or one thing twice in a list, a width that is none, a width or net for what is not
+            asked.
     """
 
     title: str
@@ -86,27 +98,44 @@ class Suite:
     nets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     report: Literal["protocols", "zoo"] = "protocols"
 
+    def __post_init__(self) -> None:
+        titles = tuple(entry.column for entry in self.runs)
+        for what, names in (("datasets", self.datasets), ("models", self.models), ("runs", titles)):
+            if not names:
+                raise UserError(f"{what} names none")
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                advice = "; give each a title" if what == "runs" else ""
+                raise UserError(f"{what} has {twice!r} twice{advice}")
+        for dataset, width in self.widths.items():
+            if dataset not in self.datasets or not 0 < width < math.inf:
+                raise UserError(f"widths: {dataset}: {width:g}; give a number above 0 for one of datasets")
+        for dataset, model in ((dataset, model) for dataset, of in self.nets.items() for model in of):
+            if dataset not in self.datasets or model not in self.models:
+                raise UserError(f"nets: {model} on {dataset} is no part of this suite")
+
     @classmethod
     def from_yaml(cls, name: str) -> Suite:
         """Read a suite by the name it ships under or its path.
 
         Raises:
-            UserError: unreadable file, unknown option, wrong type, unknown model, data set or protocol, a net
-                for what is not asked, two columns of one title.
+            UserError: unreadable file, unknown option, wrong type or value, unknown model, data set, protocol
+                or audit, a net that is another model's.
         """
         path = find("suite", "suites", name)
-        suite = build(cls, read_yaml(path), str(path))
+        values = read_yaml(path)
+        try:
+            suite = build(cls, values, str(path))
+        except UserError as error:  # of the values alone, it does not say whose they are
+            raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
         for each in suite.models:
             require_model(each)
         for each in suite.datasets:
             require_dataset(each)
-        for dataset, model in ((dataset, model) for dataset, of in suite.nets.items() for model in of):
-            if dataset not in suite.datasets or model not in suite.models:
-                raise UserError(f"{path}: nets: {model} on {dataset} is no part of this suite")
-        columns = [entry.column for entry in suite.runs]
-        twice = next((column for column in columns if columns.count(column) > 1), None)
-        if twice is not None:
-            raise UserError(f"{path}: two runs are called {twice!r}; give each a title")
+        for model, label in ((model, label) for of in suite.nets.values() for model, label in of.items()):
+            card = labelled(label)
+            if card is not None and trained_model(card) != model:
+                raise UserError(f"{path}: nets: {label} is no net of {model}")
         for entry in suite.runs:
             find("protocol", "protocols", entry.protocol)
             if entry.audit:

@@ -347,6 +347,15 @@ def test_a_cell_that_fails_ends_no_other(tmp_path: Path, monkeypatch: pytest.Mon
         (("released", "relased"), "did you mean 'released'"),
         (("samples: 4", "audit: quik"), "did you mean 'quick'"),
         (("samples: 4", "sampels: 4"), "runs.0.sampels"),
+        (("samples: 4", "samples: -4"), "samples must be 0 (all) or more"),
+        (("batch_size: 3", "batch_size: 0"), "batch_size 1 or more"),
+        (("[concat]", "[]"), "models names none"),
+        (("[concat]", "[concat, concat]"), "models has 'concat' twice"),
+        (("[phantom, milk10k]", "[phantom, phantom]"), "datasets has 'phantom' twice"),
+        (("samples: 6", "title: released"), "runs has 'released' twice; give each a title"),
+        (("models:", "widths: {milk10: 0.125}\nmodels:"), "widths: milk10: 0.125; give a number above 0"),
+        (("models:", "widths: {phantom: .nan}\nmodels:"), "widths: phantom: nan; give a number above 0"),
+        (("models:", "nets: {phantom: {concat: late-x0.125}}\nmodels:"), "late-x0.125 is no net of concat"),
     ],
 )
 def test_bad_suites(change: tuple[str, str], complaint: str, robmed: Robmed, tmp_path: Path) -> None:
