@@ -203,6 +203,7 @@ class PublishedSource(store.ImportedSource):
         images = _images(said, found, options["size"])
         kept, copies, dropped = _distinct(known, images)
         whole = _in_splits(self.name, said, kept)
+        doubts = _doubts(said, whole)
         guessed: list[str] = []
         tables = {name: _table(name, each, whole, guessed) for name, each in said.tables.items()}
         return store.Content(
@@ -212,9 +213,9 @@ class PublishedSource(store.ImportedSource):
             left_out=(
                 *(*partial, *summary("files", found.notes)),
                 *(line for name, each in images.items() for line in summary(f"{name} images", each.notes)),
-                *(*copies, *guessed),
+                *(*copies, *doubts, *guessed),
             ),
-            caveats=(*partial, *copies, *_in_short(tables, guessed)),
+            caveats=(*partial, *copies, *doubts, *_in_short(tables, guessed)),
             notes={
                 "download": found.notes,
                 **{name: each.notes for name, each in images.items()},
@@ -336,6 +337,27 @@ def _in_splits(name: str, said: Published, known: Sequence[Known]) -> list[Known
         each if each.split in ("val", "test") else Known(**{**vars(each), "split": assigned[each.group]})
         for each in known
     ]
+
+
+def _doubts(said: Published, known: Sequence[Known]) -> list[str]:
+    """Who may be in two splits, against what is said of the data set."""
+    lines: list[str] = []
+    where: dict[str, set[str]] = {}
+    for each in known:
+        where.setdefault(each.group, set()).add(each.split)
+    across = [group for group, found in where.items() if len(found) > 1]
+    if across:
+        lines.append(
+            f"{len(across)} of {len(where)} groups ({few(across)}) are in more than one split, as these "
+            "files have them: a number on these data may be too good"
+        )
+    alone = sum(each.group == each.id for each in known) if said.group else 0
+    if alone:
+        lines.append(
+            f"{alone} of {len(known)} samples have no {said.group[-1]}; each is taken for one of its own, "
+            "so that one of several may be in two splits"
+        )
+    return lines
 
 
 def _in_short(tables: Mapping[str, Table], guessed: Sequence[str]) -> list[str]:

@@ -421,6 +421,25 @@ def test_subjects_that_cannot_be_read_are_not_guessed(tmp_path: Path) -> None:
         import_dataset("c-nmc", tmp_path)
 
 
+def test_a_subject_in_two_folds_is_told(tmp_path: Path, imported: Importer) -> None:
+    """Against what is said of the set; nobody has to ask for a check to learn it."""
+    publishers.c_nmc(tmp_path)
+    for each in sorted(tmp_path.rglob("fold_2/all/UID_21_*.bmp")):
+        each.rename(each.with_name(each.name.replace("UID_21_", "UID_11_")))
+    said = import_dataset("c-nmc", tmp_path).left_out
+    assert any("1 of 16 groups (11) are in more than one split" in line for line in said)
+    assert any("more than one split" in line for line in load_dataset("c-nmc", "test").info.caveats)
+    assert "more than one split" not in imported("c-nmc").said
+
+
+def test_lesions_that_are_not_named_are_counted(tmp_path: Path, imported: Importer) -> None:
+    publishers.ham10000(tmp_path)
+    spoilt(tmp_path / "HAM10000_metadata.csv", "HAM_akiec0000", "unknown")
+    said = import_dataset("ham10000", tmp_path).left_out
+    assert any("3 of 84 samples have no lesion_id" in line for line in said)
+    assert "lesion_id" not in imported("ham10000").said
+
+
 def test_a_damaged_copy_says_so(imported: Importer) -> None:
     done = imported("pad-ufes-20")
     path = done.report.folder / "table-record.npy"
