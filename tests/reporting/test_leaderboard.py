@@ -193,7 +193,7 @@ def _named_by_content(record: dict[str, Any]) -> str | None:
     return claimed_id(record)
 
 
-@pytest.mark.parametrize(("name", "least"), [("zoo", 55), ("wide", 3)])
+@pytest.mark.parametrize(("name", "least"), [("zoo", 56), ("wide", 3)])
 def test_the_page_of_the_zoo_shows_what_the_records_say(name: str, least: int) -> None:
     suite, folder = Suite.from_yaml(name), ROOT / "leaderboards"
     tables = read_json(folder / f"{name}-modalities.json")["tables"]
@@ -229,7 +229,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(("name", "least"), [("robust-mail", 8)])
+@pytest.mark.parametrize(("name", "least"), [("robust-mail", 8), ("mri-ct", 11)])
 def test_a_search_for_a_recipe_is_what_its_trainings_say(name: str, least: int) -> None:
     """Table and page follow from the rows; every row is of a trial that can be repeated."""
     found, search = ROOT / "leaderboards" / "trainings" / f"search-{name}.csv", script("search")
@@ -239,7 +239,7 @@ def test_a_search_for_a_recipe_is_what_its_trainings_say(name: str, least: int) 
     assert written in (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8")
     trials = search.trials(search.SEARCHES / f"{name}.yaml")
     repeatable = {(trial, config.model): config for trial, config in trials}
-    assert {(row.trial, row.model) for row in rows} == set(repeatable)
+    assert {(row.trial, row.model) for row in rows} <= set(repeatable)
     assert len({row.weights_sha256 for row in rows}) == len(rows) >= least
     for row in rows:
         assert row.best_epoch < row.epochs == repeatable[row.trial, row.model].epochs
@@ -292,7 +292,8 @@ def test_the_page_of_results_shows_what_the_records_say() -> None:
     wide = Suite.from_yaml("wide").widths
     suite = Suite.from_yaml("robust-mail")
     records = [read_record(path) for path in (ROOT / "leaderboards" / "records").glob("*.json")]
-    records.sort(key=lambda record: record["model"]["parameters"])  # of a name the largest net is meant
+    # Of a name the largest net is meant, and of its trainings that of the lowest seed.
+    records.sort(key=lambda record: (record["model"]["parameters"], -record["model"].get("seed", 0)))
     protocols = {("pgd", "last"): "released", ("autoattack:stochastic", None): "adaptive"}
     found = {
         (r["dataset"]["name"], r["model"]["name"], protocols[key]): r
