@@ -101,7 +101,7 @@ def require_published(name: str, left_out: Sequence[str]) -> None:
 
 def making(name: str, runs: Path, again: bool) -> Making:
     """How a suite is made beside what is published of it."""
-    known = {table["run"]: table for table in published_situations(HERE, name)}
+    known = published_situations(HERE, name)
     return Making(runs, published=published_records(HERE), again=again, situations=known)
 
 
@@ -117,8 +117,9 @@ def write_boards() -> None:
     """A CSV a data set from the records, in the order of the suites and their models."""
     suites = [Suite.from_yaml(name) for name in SUITES]
     models = list(dict.fromkeys(model for suite in suites for model in suite.models))
+    records = published_records(HERE).values()
     for dataset in dict.fromkeys(name for suite in suites for name in suite.datasets):
-        here = [record for record in published_records(HERE).values() if record["dataset"]["name"] == dataset]
+        here = [record for record in records if record["dataset"]["name"] == dataset]
         found = sorted(here, key=lambda record: _order(record, models))
         if found:
             write(HERE / f"{dataset}.csv", [row(record) for record in found])

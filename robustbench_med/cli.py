@@ -202,12 +202,10 @@ def _published(options: argparse.Namespace) -> dict[str, Any]:
         return {}
     from robustbench_med.studies.published import published_records, published_situations
 
-    tables = published_situations(options.published, Path(options.suite).stem)
-    known = {table["run"]: table for table in tables}
     return {
         "published": published_records(options.published),
         "again": options.again,
-        "situations": known,
+        "situations": published_situations(options.published, Path(options.suite).stem),
     }
 
 

@@ -191,6 +191,7 @@ def test_everything_is_listed_with_a_line(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        ("robmed run --model con", ["concat", "concat-at", "concat-tuned"]),
         ("robmed run --model robust-mail-r", ["robust-mail-rpf"]),
         ("robmed c", ["curve", "check", "compare", "certify", "convert", "completion"]),
         ("robmed data che", ["check"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from robustbench_med.reporting.record import require_record
+from robustbench_med.studies.records import read_record
 from robustbench_med.util.errors import UserError
 from robustbench_med.util.files import given_path, nearest, read_json
 
@@ -21,11 +21,11 @@ def published_records(folder: Path) -> dict[str, dict[str, Any]]:
         raise UserError(
             f"{records} does not exist{nearest(records)}; give a folder of boards, as leaderboards"
         )
-    return {path.stem: require_record(read_json(path), str(path)) for path in sorted(records.glob("*.json"))}
+    return {path.stem: read_record(path) for path in sorted(records.glob("*.json"))}
 
 
-def published_situations(folder: Path, suite: str) -> list[dict[str, Any]]:
-    """The tables of single modalities of a suite, each with the run that attacks all of them.
+def published_situations(folder: Path, suite: str) -> dict[str, dict[str, Any]]:
+    """The tables of single modalities of a suite, by the run that attacks all of them.
 
     Raises:
         UserError: the file is damaged.
@@ -35,4 +35,4 @@ def published_situations(folder: Path, suite: str) -> list[dict[str, Any]]:
     tables = found.get("tables") if isinstance(found, dict) else None
     if not isinstance(tables, list) or not all(isinstance(t, dict) and "run" in t for t in tables):
         raise UserError(f"{path}: it must hold tables, each with its run")
-    return tables
+    return {table["run"]: table for table in tables}
